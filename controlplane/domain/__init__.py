@@ -1,0 +1,1 @@
+"""Vocabulary that more than one feature uses. Frozen values only; no input, no output."""

@@ -1,0 +1,184 @@
+"""The store's port: short transactions over rows. Adapters: SQLAlchemy on SQLite and PostgreSQL; fake: in memory.
+
+No transaction is open while anything else is awaited. Leaving the context without an exception commits; an
+exception rolls back. Every record is a value; saving replaces the row.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from controlplane.domain.decision import DecisionRecord
+from controlplane.domain.deployment import Deployment, DeploymentSpec, Intent, ServingPlan
+from controlplane.domain.event import Event, NewEvent
+from controlplane.domain.node import Node, NodeSpec, NodeState
+from controlplane.domain.replica import Replica
+from controlplane.kernel.ids import ClaimToken, DeploymentName, InstanceId, NodeName, ReplicaName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppliedSite:
+    """The site document last applied."""
+
+    name: str
+    document: str
+    """The YAML text as applied: a restart without the file still knows its site."""
+    digest: str
+    applied_at: datetime
+    generation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """Exclusive right to work on a resource, e.g. `replicas/chat-8b`, until it expires."""
+
+    resource: str
+    token: ClaimToken
+    holder: InstanceId
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TickRecord:
+    """One tick of a loop that changed something or failed; quiet ticks only update `last_tick_at` in memory."""
+
+    loop: str
+    resource: str
+    holder: InstanceId
+    started_at: datetime
+    duration: timedelta
+    outcome: str
+    """`changed`, `failed`, `stale_claim`, `timed_out`."""
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdempotentAnswer:
+    """The answer once given under an idempotency key; the same key with another request digest is a conflict."""
+
+    key: str
+    request_digest: str
+    status: int
+    body_json: str
+    at: datetime
+
+
+class Transaction(Protocol):
+    # -- site
+    async def site(self) -> AppliedSite | None: ...
+    async def put_site(self, *, name: str, document: str, digest: str, now: datetime) -> AppliedSite:
+        """Replace the applied site; its generation goes up by one."""
+        ...
+
+    # -- nodes
+    async def nodes(self) -> Sequence[Node]:
+        """By name."""
+        ...
+
+    async def put_node_spec(self, spec: NodeSpec) -> None:
+        """Create as UNKNOWN, or replace only the spec of an existing one."""
+        ...
+
+    async def delete_node(self, name: NodeName) -> None: ...
+    async def set_node_state(
+        self, name: NodeName, state: NodeState, reason: str, *, expected_generation: int | None = None
+    ) -> Node:
+        """Generation up by one. NotFoundError; ConflictError when the generation is not the expected one."""
+        ...
+
+    async def set_node_seen(self, name: NodeName, seen_at: datetime) -> None: ...
+
+    # -- deployments
+    async def deployments(self) -> Sequence[Deployment]:
+        """By name, removed ones included."""
+        ...
+
+    async def deployment(self, name: DeploymentName) -> Deployment:
+        """NotFoundError when there is none."""
+        ...
+
+    async def put_deployment_spec(self, spec: DeploymentSpec, plan: ServingPlan, now: datetime) -> Deployment:
+        """Create (wanted = replicas_min, generation 1) or replace spec and plan (generation + 1, removed off)."""
+        ...
+
+    async def mark_deployment_removed(self, name: DeploymentName) -> None: ...
+    async def delete_deployment(self, name: DeploymentName) -> None: ...
+    async def set_intent(
+        self, name: DeploymentName, intent: Intent, *, expected_generation: int | None = None
+    ) -> Deployment:
+        """Generation up by one. NotFoundError; ConflictError when the generation is not the expected one."""
+        ...
+
+    async def set_replicas_wanted(self, name: DeploymentName, wanted: int) -> None:
+        """The autoscaler's field alone; the generation stays."""
+        ...
+
+    # -- replicas
+    async def replicas(self, deployment: DeploymentName | None = None) -> Sequence[Replica]:
+        """By name; of one deployment or of all."""
+        ...
+
+    async def put_replica(self, replica: Replica) -> None:
+        """Create or replace. ConflictError when another live replica holds one of its GPUs or its (node, port)."""
+        ...
+
+    async def delete_replica(self, name: ReplicaName) -> None: ...
+
+    # -- autoscaler's state
+    async def policy_state(self, deployment: DeploymentName) -> str | None:
+        """Canonical JSON that the policy returned last, or None at the first decision."""
+        ...
+
+    async def put_policy_state(self, deployment: DeploymentName, state_json: str) -> None: ...
+
+    # -- append-only
+    async def append_events(self, events: Sequence[NewEvent]) -> None: ...
+    async def events(
+        self,
+        *,
+        after: int = 0,
+        limit: int = 200,
+        kind: str | None = None,
+        deployment: str | None = None,
+        newest_first: bool = False,
+    ) -> Sequence[Event]: ...
+    async def append_decision(self, decision: DecisionRecord) -> None: ...
+    async def decisions(
+        self, deployment: DeploymentName | None = None, *, after: int = 0, limit: int = 100, newest_first: bool = True
+    ) -> Sequence[DecisionRecord]: ...
+    async def append_tick(self, tick: TickRecord) -> None: ...
+    async def ticks(self, *, limit: int = 100, loop: str | None = None) -> Sequence[TickRecord]:
+        """Newest first."""
+        ...
+
+    async def prune(self, *, events_before: datetime, decisions_before: datetime, ticks_before: datetime) -> int:
+        """Delete history older than the moments; how many rows went."""
+        ...
+
+    # -- idempotency
+    async def idempotent_answer(self, key: str) -> IdempotentAnswer | None: ...
+    async def put_idempotent_answer(self, answer: IdempotentAnswer) -> None: ...
+
+    # -- claims
+    async def claim(
+        self, resource: str, *, token: ClaimToken, holder: InstanceId, now: datetime, expires_at: datetime
+    ) -> Claim | None:
+        """Take or renew: free, expired before `now`, or held by the same holder. None when another holds it."""
+        ...
+
+    async def require_claim(self, resource: str, token: ClaimToken) -> None:
+        """StaleClaimError unless the claim still carries this token; locks the claim until the commit."""
+        ...
+
+    async def release_claim(self, resource: str, token: ClaimToken) -> None: ...
+    async def claims(self) -> Sequence[Claim]: ...
+
+
+class Store(Protocol):
+    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
+        """A short read-write transaction, serialisable in effect for the rows that it touches."""
+        ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,1 @@
+"""One port for all deployments: route table, weights, drain order, HAProxy rendering."""

@@ -1,0 +1,1 @@
+"""Wanted replicas into running ones: placement, launch, adoption, drain, stop."""

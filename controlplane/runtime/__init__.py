@@ -1,0 +1,1 @@
+"""How loops run: driver, supervisor, claims, tick log."""

@@ -1,0 +1,1 @@
+"""Shipped fakes, builders, clocks, checkers: products with contracts, not mocks."""
