@@ -1,0 +1,1 @@
+"""Models, hardware and engines as data, and the memory fit between them."""

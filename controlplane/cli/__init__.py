@@ -1,0 +1,1 @@
+"""The command line: the public API and nothing else, but for commands that start processes."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import assert_never
+from typing import Final, assert_never
 
 from controlplane.kernel.ids import DeploymentName, NodeName, ReplicaName
 
@@ -21,13 +21,17 @@ class Histogram:
         return self.counts[-1] if self.counts else 0.0
 
 
+EMPTY_HISTOGRAM: Final = Histogram(edges=(), counts=(), sum=0.0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSample:
     """One replica's /metrics, reduced to what decisions need. Counters are raw, since the process started."""
 
     at: datetime
     process_start_s: float
-    """Unix seconds; a change means the engine restarted and every counter began anew."""
+    """Unix seconds; a change means the engine restarted and every counter began anew. 0: the engine does not tell
+    (vLLM with several API servers exports no process_* families): then only a falling counter shows a restart."""
     running: int
     waiting: int
     kv_usage: float
@@ -42,6 +46,8 @@ class EngineSample:
     ttft: Histogram
     inter_token: Histogram
     end_to_end: Histogram
+    time_per_output_token: Histogram = EMPTY_HISTOGRAM
+    """Each request's mean time per token after the first: what `Slo.inter_token` promises. Empty where not exported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

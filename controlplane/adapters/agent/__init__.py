@@ -1,0 +1,1 @@
+"""The node agent: an HTTP server beside the GPUs."""

@@ -1,0 +1,292 @@
+"""What the autoscaler sees, remembers, is told and answers: frozen values with a canonical text each.
+
+Numbers here are as they are recorded: `_s` fields are seconds (moments: Unix seconds), counts are floats because
+counters are. That keeps a record exact and its replay byte for byte the same; durations that come from the site stay
+`timedelta`.
+"""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from typing import Final
+
+from controlplane.domain.deployment import CapacityPrior
+from controlplane.domain.reason import Reason
+from controlplane.domain.slo import Slo
+
+POLICY_NAME: Final = "learned-capacity/1"
+"""Name and version. A change that gives another answer on an old record raises the version."""
+
+
+class Trust(StrEnum):
+    """How far a source may be believed at this moment; the worst of its parts."""
+
+    FRESH = "fresh"
+    STALE = "stale"
+    MISSING = "missing"
+
+
+class ArrivalSource(StrEnum):
+    GATEWAY = "gateway"
+    """The gateway's arrival counter: each request once, held ones included."""
+    ENGINES = "engines"
+    """Finished requests plus the change of running and waiting: lags, and does not see what the gateway holds."""
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyDelta:
+    """Observations since the last look. A limit inside a bucket splits it in an unknown way, hence two counts."""
+
+    count: float = 0.0
+    sum_s: float = 0.0
+    within_low: float = 0.0
+    """Certainly within the SLO's limit."""
+    within_high: float = 0.0
+    """Possibly within: the bucket that holds the limit counted whole."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """One deployment at one moment; increases are since the previous observation. All that `decide` learns."""
+
+    at_s: float
+    # -- trust
+    gateway: Trust
+    engines: Trust
+    """The worst of the ready replicas; FRESH when there is none."""
+    engines_fresh: int
+    """Ready replicas with fresh data: the coverage is engines_fresh of ready."""
+    # -- demand
+    arrivals: float | None
+    """Requests that came within `arrivals_seconds`. None: not known, which is never read as zero."""
+    arrivals_seconds: float
+    """Time between the two samples behind `arrivals`; 0 when there was no newer sample."""
+    arrivals_source: ArrivalSource
+    arrivals_complete: bool
+    """False: a lower bound (a counter began anew in between, or not all replicas were seen)."""
+    held: int
+    """Requests waiting in the gateway because no replica is up."""
+    queued: int
+    """Requests waiting in the gateway's queue for a slot of a replica."""
+    in_flight: int
+    """Requests at replicas, as the gateway counts them."""
+    # -- service, over the fresh replicas
+    running: int
+    waiting: int
+    kv_usage: float
+    """0..1, mean over fresh replicas."""
+    engine_seconds: float
+    """Mean time between the two samples of a replica; 0 when none has two."""
+    engine_deltas: int
+    """Replicas that have two samples: those that the increases below are summed over."""
+    prompt_tokens: float
+    generation_tokens: float
+    finished: float
+    failed: float
+    preemptions: float
+    ttft: LatencyDelta
+    inter_token: LatencyDelta
+    """Of gaps between tokens: its sum per second is the number of sequences that decode."""
+    per_output_token: LatencyDelta
+    """Of requests: each one's mean time per output token, what the inter-token SLO speaks of."""
+    end_to_end: LatencyDelta
+    # -- replicas
+    wanted: int
+    """What the autoscaler wanted so far."""
+    ready: int
+    starting: int
+    """Pending, starting or waking."""
+    draining: int
+    sleeping: int
+    starting_age_s: float
+    """Of the oldest one that starts."""
+    cold_starts_s: tuple[float, ...]
+    """Launch to ready, of replicas that became ready since the last look."""
+    # -- limits
+    replicas_min: int
+    replicas_max: int
+    pinned: int | None
+    paused: bool
+
+    @property
+    def work_waiting(self) -> int:
+        return self.held + self.queued + self.waiting
+
+    @property
+    def work_open(self) -> int:
+        """Requests that somebody waits for an answer to, by whichever count sees more of them."""
+        return self.held + self.queued + max(self.in_flight, self.running + self.waiting)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """The policy's knobs, as data. Each default has its reason; none was fitted to a trace that is reported."""
+
+    # -- lead
+    lead_quantile: float = 0.9
+    """Of the measured cold starts: a slow start is the one that hurts."""
+    lead_samples_min: int = 3
+    """Below this many, the lead is not less than the catalog's expectation."""
+    lead_samples_max: int = 16
+    lead_floor_s: float = 2.0
+    """A decision takes a scrape and a tick to be seen, whatever the start costs."""
+    # -- demand
+    bucket_per_lead: float = 20.0
+    bucket_min_s: float = 1.0
+    bucket_max_s: float = 15.0
+    window_leads: float = 3.0
+    """The long window: long against the lead, so that a trend over it can be extrapolated by one lead."""
+    window_min_s: float = 30.0
+    window_max_s: float = 600.0
+    first_window_s: float = 10.0
+    """A rate from less history than this is taken over this long: two requests in the first second are not 2/s."""
+    burst_z: float = 3.0
+    """A short window overrules the long one where their bands of this width no longer touch: a change point."""
+    burst_window_share: float = 0.25
+    """The longest `short` window, as a share of the long one."""
+    up_z: float = 1.28
+    """Upper band for ordering: one in ten estimates lies above (normal quantile 0.9)."""
+    keep_z: float = 2.05
+    """Upper band for giving back: one in fifty (0.98). The distance between the two is the hysteresis."""
+    trend_z: float = 1.0
+    """Only the part of a rising trend that exceeds its own standard error counts; a falling one never does."""
+    trend_gain_max: float = 1.0
+    """A trend may at most double the level within the horizon."""
+    dispersion_max: float = 20.0
+    """Real traces reach 13 at 1 s (Azure 2023 code, see docs); beyond it the estimate is noise."""
+    # -- giving back
+    hold_leads: float = 1.5
+    """Ski rental: a replica given back too early costs a cold start, so keep it about as long as one takes."""
+    hold_min_leads: float = 6.0
+    """Up to hold_floor_s: an engine that starts in seconds need not be kept for a minute."""
+    hold_floor_s: float = 60.0
+    """Never below what the last minute needed."""
+    hold_least_s: float = 15.0
+    hold_coverage: float = 0.8
+    """Share of the hold time that must have been seen: blindness is not calm."""
+    # -- capacity
+    prompt_tokens_prior: float = 1000.0
+    output_tokens_prior: float = 200.0
+    """Mean request before any was seen: near Azure's 2023 conversation trace (1155 and 211 tokens)."""
+    tokens_prior_weight: float = 10.0
+    """In requests: after this many the seen mean weighs as much as the prior."""
+    tokens_memory_s: float = 300.0
+    utilization_max: float = 0.9
+    """Of a replica's time, whatever the SLO allows: at 1 its queue has no bound."""
+    kv_fill: float = 0.85
+    """Share of the KV cache that is planned with; the rest takes the spread of request lengths."""
+    kv_pressure: float = 0.9
+    """Above this the engine is about to queue or preempt (the sites' "GPU memory > 90 %", read where it means it)."""
+    slowness_sd_calibrated: float = 0.1
+    slowness_sd_derived: float = 0.35
+    """Prior spread of ln(measured / modelled) step time: coefficients measured for this GPU, or derived from specs."""
+    slowness_sd_measured: float = 0.25
+    """Noise of one tick's measurement."""
+    slowness_drift_per_s: float = 1e-4
+    """Variance added per second: what was learned is worth less after a quarter of an hour."""
+    slowness_z: float = 1.0
+    """Capacity is taken at the slow end of what is believed."""
+    slowness_max: float = 20.0
+    tokens_to_learn: float = 50.0
+    """Token gaps in one tick below which the tick teaches nothing."""
+    # -- objectives
+    attainment_memory_s: float = 30.0
+    attainment_requests: float = 20.0
+    """Fewer requests than this prove no missed objective."""
+    discount_step: float = 0.85
+    """Capacity is cut to this share when objectives are missed though the model saw enough replicas."""
+    discount_least: float = 0.3
+    discount_recovery_s: float = 1800.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyParams:
+    """Everything the site and the catalog say that the decision uses."""
+
+    policy: str = POLICY_NAME
+    prior: CapacityPrior
+    slo: Slo
+    decodes: bool
+    """False for models without a decode phase (embeddings): only prefill and its queue count."""
+    idle_after: timedelta | None
+    """None: never to zero."""
+    tuning: Tuning = field(default_factory=Tuning)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bucket:
+    """A span of measured time."""
+
+    end_s: float
+    seconds: float
+    """Measured time in it; gaps without data are in no bucket."""
+    arrivals: float
+    need: int
+    """The most replicas that a decision within it thought worth keeping."""
+
+    @property
+    def rate_rps(self) -> float:
+        return self.arrivals / self.seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenMemory:
+    """Exponentially forgotten sums: their ratios are the mean request."""
+
+    started: float = 0.0
+    prompt_tokens: float = 0.0
+    finished: float = 0.0
+    output_tokens: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slowness:
+    """Belief about ln(measured / modelled) step time: a normal with this mean and variance."""
+
+    mean: float
+    variance: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttainmentMemory:
+    """Exponentially forgotten observations of the three objectives."""
+
+    ttft: LatencyDelta = field(default_factory=LatencyDelta)
+    per_output_token: LatencyDelta = field(default_factory=LatencyDelta)
+    end_to_end: LatencyDelta = field(default_factory=LatencyDelta)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyState:
+    """All that a decision leaves for the next one. A value: the store keeps its text."""
+
+    since_s: float
+    """When the policy began to watch."""
+    at_s: float
+    """The last observation's moment."""
+    buckets: tuple[Bucket, ...]
+    last_request_s: float
+    """When somebody last waited for an answer, or when watching began."""
+    cold_starts_s: tuple[float, ...]
+    tokens: TokenMemory
+    slowness: Slowness
+    attainment: AttainmentMemory
+    discount: float
+    """0..1, on the modelled capacity."""
+    discounted_s: float
+    short_s: float
+    """When there were last fewer replicas than needed, or work queued: misses then do not speak against the model."""
+    changed_s: float
+    turned_s: float
+    """When the direction of changes last changed."""
+    direction: int
+    """Of the last change: 1 up, -1 down, 0 none yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    wanted: int
+    reason: Reason
+    sentence: str
+    state: PolicyState

@@ -1,0 +1,38 @@
+"""The sentences with which a store refuses, the same from the fake and from every real one."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from controlplane.kernel.errors import ConflictError, NotFoundError, StaleClaimError
+
+
+def not_found(kind: str, name: str, known: Iterable[str]) -> NotFoundError:
+    """Names the nearest valid one where there is one."""
+    near = get_close_matches(name, list(known), n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return NotFoundError(f"there is no {kind} {name!r}{hint}")
+
+
+def generation_conflict(kind: str, name: str, *, expected: int, found: int) -> ConflictError:
+    return ConflictError(
+        f"{kind} {name!r} is at generation {found}, not {expected}: somebody changed it first. "
+        "Read it again, then repeat the change"
+    )
+
+
+def gpu_taken(replica: str, *, node: str, gpu: int, holder: str) -> ConflictError:
+    return ConflictError(f"replica {replica} cannot have GPU {gpu} of {node}: {holder} holds it")
+
+
+def port_taken(replica: str, *, node: str, port: int, holder: str) -> ConflictError:
+    return ConflictError(f"replica {replica} cannot have port {port} of {node}: {holder} holds it")
+
+
+def claim_lost(resource: str) -> StaleClaimError:
+    return StaleClaimError(f"the claim on {resource} has passed to another worker; the result is dropped")
+
+
+def key_reused(key: str) -> ConflictError:
+    return ConflictError(
+        f"idempotency key {key!r} was used before for another request; use a fresh key for a different request"
+    )
