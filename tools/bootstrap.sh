@@ -58,7 +58,7 @@ echo "quarterdeck: installing the locked dependencies ($lock), once" >&2
 if command -v uv >/dev/null && uv pip install --quiet --python .venv/bin/python --require-hashes -r "$lock" 2>/dev/null; then
   :
 else
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r "$lock"
+  .venv/bin/python -m pip install -qq --disable-pip-version-check --no-input --require-hashes -r "$lock"
 fi
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-build-isolation --no-index -e .
+.venv/bin/python -m pip install -qq --disable-pip-version-check --no-input --no-deps --no-build-isolation --no-index -e .
 echo "$wanted" >"$mark"

@@ -30,7 +30,7 @@ install() {
   fi
   mkdir -p "$root"
   [ -x "$root/venv/bin/python" ] || "$python" -m venv "$root/venv"
-  pip="$root/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input"
+  pip="$root/venv/bin/python -m pip install -qq --disable-pip-version-check --no-input"
   # The CPU build of torch first; the constraint keeps everything after it from pulling a CUDA build.
   $pip "torch==2.13.0"
   "$root/venv/bin/python" -c 'import importlib.metadata as m; print("torch==" + m.version("torch"))' >"$root/constraints.txt"

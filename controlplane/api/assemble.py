@@ -16,6 +16,7 @@ from controlplane.api.wire import (
     NodeOut,
     ReplicaOut,
     SloLatency,
+    SloNow,
     SloOut,
     TrafficOut,
 )
@@ -34,6 +35,7 @@ from controlplane.domain.telemetry import (
     TelemetrySnapshot,
     value_if_fresh,
 )
+from controlplane.metering.slo import SloStanding
 
 
 def freshness[T](reading: Reading[T]) -> str:
@@ -93,6 +95,7 @@ def deployment_out(
     replicas: Iterable[Replica],
     snapshot: TelemetrySnapshot,
     last: Mapping[str, DecisionRecord],
+    standing: SloStanding | None,
 ) -> DeploymentOut:
     spec, decision = deployment.spec, last.get(deployment.name)
     phases = Counter(str(replica.phase) for replica in replicas if replica.deployment == deployment.name)
@@ -117,6 +120,7 @@ def deployment_out(
         ),
         removed=deployment.removed,
         traffic=_traffic(deployment, snapshot),
+        slo_now=_slo_now(standing),
         reason=decision.reason if decision else None,
         sentence=decision.sentence if decision else None,
     )
@@ -202,6 +206,17 @@ def _latency(target: LatencyTarget | None) -> SloLatency | None:
     if target is None:
         return None
     return SloLatency(percentile=target.percentile, limit_s=target.limit.total_seconds())
+
+
+def _slo_now(standing: SloStanding | None) -> SloNow | None:
+    if standing is None:
+        return None
+    return SloNow(
+        met_at_least=standing.met_at_least,
+        met_at_most=standing.met_at_most,
+        objective=standing.objective,
+        observations=standing.observations,
+    )
 
 
 def _traffic(deployment: Deployment, snapshot: TelemetrySnapshot) -> TrafficOut | None:

@@ -6,11 +6,13 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from controlplane.domain.deployment import Deployment
 from controlplane.domain.ports import Telemetry
 from controlplane.domain.site import Site
 from controlplane.domain.store import Store
 from controlplane.kernel.effects import Clock
 from controlplane.kernel.ids import ReplicaName
+from controlplane.metering.slo import SloStanding
 from controlplane.runtime.hints import Hints
 
 
@@ -62,6 +64,8 @@ class ApiContext:
     log_tail: LogTail
     loops: Loops
     replay: Replay
+    slo: Callable[[Deployment], SloStanding | None]
+    """How the objectives are met lately."""
     metrics: Callable[[], str]
     """The control plane's own exposition text."""
     gateway_url: str

@@ -29,7 +29,7 @@ async def list_deployments(context: Context) -> list[DeploymentOut]:
         for deployment in deployments:
             last |= last_decisions(await tx.decisions(deployment.name, limit=1))
     snapshot = context.telemetry.snapshot()
-    return [deployment_out(deployment, replicas, snapshot, last) for deployment in deployments]
+    return [deployment_out(deployment, replicas, snapshot, last, context.slo(deployment)) for deployment in deployments]
 
 
 @router.get("/{name}")
@@ -39,7 +39,7 @@ async def get_deployment(context: Context, name: str) -> DeploymentDetail:
         deployment = await tx.deployment(key)
         replicas = await tx.replicas(key)
         last = last_decisions(await tx.decisions(key, limit=1))
-    out = deployment_out(deployment, replicas, context.telemetry.snapshot(), last)
+    out = deployment_out(deployment, replicas, context.telemetry.snapshot(), last, context.slo(deployment))
     return deployment_detail(out, deployment)
 
 

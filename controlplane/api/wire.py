@@ -82,7 +82,7 @@ class SloNow(Wire):
     met_at_least: float = Field(description="0..1; below the truth where the limit is no bucket edge.")
     met_at_most: float
     objective: float = Field(description="The share that the objective asks for.")
-    requests: float
+    observations: float
 
 
 class DeploymentOut(Wire):

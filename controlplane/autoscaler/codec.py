@@ -1,4 +1,4 @@
-"""Values as canonical JSON and back: sorted keys, floats in their shortest exact form, the same text for the same value.
+"""Values as canonical JSON and back: keys sorted, floats exact; the same value is always the same text.
 
 Canonical, because a decision is proved by replay: the text that the same policy gives today is compared byte for byte
 with the text that was kept. Times are Unix seconds, durations are seconds.
@@ -30,7 +30,8 @@ def decode[T](kind: type[T], text: str) -> T:
         data = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise _unfit(kind.__name__, text[:40], f"JSON ({error})") from error
-    value: T = _decoder(kind)(data, kind.__name__)
+    shape: Any = kind  # a type variable is not known to be hashable; every type is
+    value: T = _decoder(shape)(data, kind.__name__)
     return value
 
 

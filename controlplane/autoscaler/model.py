@@ -143,6 +143,8 @@ class Tuning:
     """A rate from less history than this is taken over this long: two requests in the first second are not 2/s."""
     burst_z: float = 3.0
     """A short window overrules the long one where their bands of this width no longer touch: a change point."""
+    burst_credit_z: float = 1.5
+    """Lower band up to which that short window is then believed; it narrows as the window grows."""
     burst_window_share: float = 0.25
     """The longest `short` window, as a share of the long one."""
     up_z: float = 1.28
@@ -178,11 +180,14 @@ class Tuning:
     """Share of the KV cache that is planned with; the rest takes the spread of request lengths."""
     kv_pressure: float = 0.9
     """Above this the engine is about to queue or preempt (the sites' "GPU memory > 90 %", read where it means it)."""
+    kv_memory_s: float = 10.0
     slowness_sd_calibrated: float = 0.1
     slowness_sd_derived: float = 0.35
     """Prior spread of ln(measured / modelled) step time: coefficients measured for this GPU, or derived from specs."""
     slowness_sd_measured: float = 0.25
-    """Noise of one tick's measurement."""
+    """Noise of one tick's measurement, in quiet; prefills that stall decoding widen it."""
+    slowness_surprise_max: float = 3.0
+    """In standard deviations: one strange tick moves the belief no further than this."""
     slowness_drift_per_s: float = 1e-4
     """Variance added per second: what was learned is worth less after a quarter of an hour."""
     slowness_z: float = 1.0
@@ -234,10 +239,15 @@ class Bucket:
 class TokenMemory:
     """Exponentially forgotten sums: their ratios are the mean request."""
 
-    started: float = 0.0
+    first_tokens: float = 0.0
     prompt_tokens: float = 0.0
     finished: float = 0.0
     output_tokens: float = 0.0
+
+    @property
+    def started(self) -> float:
+        """A request starts with its first token; engines that do not tell those show it when it ends."""
+        return max(self.first_tokens, self.finished)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,6 +282,8 @@ class PolicyState:
     tokens: TokenMemory
     slowness: Slowness
     attainment: AttainmentMemory
+    kv_usage: float
+    """0..1, smoothed: a peak of one second is what a cache is for."""
     discount: float
     """0..1, on the modelled capacity."""
     discounted_s: float

@@ -273,9 +273,7 @@ def _cohere(config: HfConfig, architecture: str) -> Shape:
     tied = config.tie_word_embeddings is not False  # the architecture's default is tied
     context = config.model_max_length or shape.context_tokens
     # Attention and MLP read the same normed input: one norm a layer.
-    return replace(
-        shape, text=replace(shape.text, norms_per_layer=1), tied_embeddings=tied, context_tokens=context
-    )
+    return replace(shape, text=replace(shape.text, norms_per_layer=1), tied_embeddings=tied, context_tokens=context)
 
 
 def _bert(config: HfConfig, architecture: str) -> Shape:

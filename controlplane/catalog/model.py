@@ -14,7 +14,7 @@ from controlplane.kernel.units import MIB
 
 
 class Commercial(StrEnum):
-    """May the model be used for money?"""
+    """Whether the model may be used for money."""
 
     YES = "yes"
     NO = "no"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
-from typing import Final
+from typing import Final, assert_never
 
 from controlplane.catalog.shape import LatentAttention, Shape, ShapeKind, Stack
 
@@ -109,6 +109,8 @@ def _bytes_on_gpu(item: Tensors, shape: Shape, precision: str, tensor_parallel: 
             share = Fraction(padded_vocab(shape), shape.vocab * tensor_parallel)
         case Split.REPLICATED:
             share = Fraction(1)
+        case _:
+            assert_never(item.split)
     return int(item.parameters * share * bits / 8)
 
 

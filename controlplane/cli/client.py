@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Final
 
-import httpx
+import httpx2
 import typer
 
 from controlplane.cli.exits import UnreachableError
@@ -36,9 +36,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 class ApiClient:
     """Synchronous; one per command."""
 
-    def __init__(self, url: str, *, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(self, url: str, *, transport: httpx2.BaseTransport | None = None) -> None:
         self._url = url.rstrip("/")
-        self._http = httpx.Client(base_url=self._url, timeout=_TIMEOUT_S, transport=transport)
+        self._http = httpx2.Client(base_url=self._url, timeout=_TIMEOUT_S, transport=transport)
 
     def get(self, path: str, params: Mapping[str, str | int | bool | None] | None = None) -> Json:
         kept = {key: value for key, value in (params or {}).items() if value is not None}
@@ -56,32 +56,32 @@ class ApiClient:
         params = {} if after is None else {"after": after}
         try:
             with self._http.stream(
-                "GET", "/api/v1/events/stream", params=params, timeout=httpx.Timeout(_TIMEOUT_S, read=None)
+                "GET", "/api/v1/events/stream", params=params, timeout=httpx2.Timeout(_TIMEOUT_S, read=None)
             ) as response:
                 for line in response.iter_lines():
                     if line.startswith("data: "):
                         yield json.loads(line.removeprefix("data: "))
-        except httpx.TransportError as error:
+        except httpx2.TransportError as error:
             raise self._unreachable(error) from error
 
     def _call(self, method: str, path: str, **options: object) -> Json:
         try:
-            response = self._http.request(method, path, **options)  # type: ignore[arg-type] # httpx's own keywords
-        except httpx.TransportError as error:
+            response = self._http.request(method, path, **options)  # type: ignore[arg-type] # the client's own keywords
+        except httpx2.TransportError as error:
             raise self._unreachable(error) from error
         if response.is_success:
             answer: Json = response.json()
             return answer
         raise _error_of(response)
 
-    def _unreachable(self, error: httpx.TransportError) -> UnreachableError:
+    def _unreachable(self, error: httpx2.TransportError) -> UnreachableError:
         return UnreachableError(
             f"no control plane answers at {self._url} ({type(error).__name__}); start one with `make up` or "
             "`quarterdeck up`, or name another with --control-plane URL"
         )
 
 
-def _error_of(response: httpx.Response) -> QuarterdeckError:
+def _error_of(response: httpx2.Response) -> QuarterdeckError:
     try:
         body = response.json()
     except ValueError:

@@ -3,8 +3,15 @@
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Final
 
 from controlplane.kernel.ids import NodeName, PoolName
+
+NEVER_SEEN: Final = "not heard from yet"
+"""The state's reason of a node that was only declared so far."""
+
+LEFT_SITE: Final = "the site file no longer has it"
+"""The state's reason of a draining node whose row goes once nothing runs on it."""
 
 
 class NodeState(StrEnum):
@@ -46,6 +53,11 @@ class Node:
     @property
     def name(self) -> NodeName:
         return self.spec.name
+
+    @property
+    def removed_from_site(self) -> bool:
+        """Site apply drains it with the reason LEFT_SITE; the fleet loop deletes the row when nothing runs on it."""
+        return self.state is NodeState.DRAINING and self.state_reason == LEFT_SITE
 
     @property
     def accepts_replicas(self) -> bool:

@@ -4,7 +4,7 @@ No transaction is open while anything else is awaited. Leaving the context witho
 exception rolls back. Every record is a value; saving replaces the row.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -88,7 +88,13 @@ class Transaction(Protocol):
         """Generation up by one. NotFoundError; ConflictError when the generation is not the expected one."""
         ...
 
-    async def set_node_seen(self, name: NodeName, seen_at: datetime) -> None: ...
+    async def set_node_seen(self, name: NodeName, seen_at: datetime) -> None:
+        """Nothing happens when the node is gone: it may leave between the measurement and the write."""
+        ...
+
+    async def set_nodes_seen(self, seen: Mapping[NodeName, datetime]) -> None:
+        """The same for many at once: one statement for a fleet, every second."""
+        ...
 
     # -- deployments
     async def deployments(self) -> Sequence[Deployment]:
@@ -103,8 +109,14 @@ class Transaction(Protocol):
         """Create (wanted = replicas_min, generation 1) or replace spec and plan (generation + 1, removed off)."""
         ...
 
-    async def mark_deployment_removed(self, name: DeploymentName) -> None: ...
-    async def delete_deployment(self, name: DeploymentName) -> None: ...
+    async def mark_deployment_removed(self, name: DeploymentName) -> None:
+        """Generation up by one unless it is marked already. NotFoundError."""
+        ...
+
+    async def delete_deployment(self, name: DeploymentName) -> None:
+        """With its policy state. Nothing happens when it is gone; so with every delete."""
+        ...
+
     async def set_intent(
         self, name: DeploymentName, intent: Intent, *, expected_generation: int | None = None
     ) -> Deployment:
@@ -112,7 +124,7 @@ class Transaction(Protocol):
         ...
 
     async def set_replicas_wanted(self, name: DeploymentName, wanted: int) -> None:
-        """The autoscaler's field alone; the generation stays."""
+        """The autoscaler's field alone; the generation stays. NotFoundError."""
         ...
 
     # -- replicas
@@ -154,31 +166,48 @@ class Transaction(Protocol):
         ...
 
     async def prune(self, *, events_before: datetime, decisions_before: datetime, ticks_before: datetime) -> int:
-        """Delete history older than the moments; how many rows went."""
+        """Delete history older than the moments; how many rows went.
+
+        Answers under idempotency keys go with the events of their time.
+        """
         ...
 
     # -- idempotency
     async def idempotent_answer(self, key: str) -> IdempotentAnswer | None: ...
-    async def put_idempotent_answer(self, answer: IdempotentAnswer) -> None: ...
+    async def put_idempotent_answer(self, answer: IdempotentAnswer) -> None:
+        """The first answer under a key stays. ConflictError when the key was used for another request."""
+        ...
 
     # -- claims
     async def claim(
         self, resource: str, *, token: ClaimToken, holder: InstanceId, now: datetime, expires_at: datetime
     ) -> Claim | None:
-        """Take or renew: free, expired before `now`, or held by the same holder. None when another holds it."""
+        """Take or renew: free, expired at `now`, or held by the same holder. None when another holds it.
+
+        None also when another worker is taking it at this moment: contention is not an error.
+        """
         ...
 
     async def require_claim(self, resource: str, token: ClaimToken) -> None:
         """StaleClaimError unless the claim still carries this token; locks the claim until the commit."""
         ...
 
-    async def release_claim(self, resource: str, token: ClaimToken) -> None: ...
-    async def claims(self) -> Sequence[Claim]: ...
+    async def release_claim(self, resource: str, token: ClaimToken) -> None:
+        """Nothing happens when the claim carries another token."""
+        ...
+
+    async def claims(self) -> Sequence[Claim]:
+        """By resource, expired ones included."""
+        ...
 
 
 class Store(Protocol):
     def transaction(self) -> AbstractAsyncContextManager[Transaction]:
-        """A short read-write transaction, serialisable in effect for the rows that it touches."""
+        """A short read-write transaction, serialisable in effect for the rows that it touches.
+
+        RetryableError when another transaction got in the way or the store cannot be reached now; TerminalError when
+        a person must repair it. Never opened inside another one.
+        """
         ...
 
     async def close(self) -> None: ...

@@ -101,7 +101,25 @@ class GpuSample:
     power_w: float | None
     temperature_c: float | None
     xid_last: int | None
+    """The last Xid seen, 0: none. A last value: it hides a repeated code and never clears by itself."""
     sm_clock_mhz: float | None = None
+    pci_bus_id: str = ""
+    memory_temperature_c: float | None = None
+    energy_j: float | None = None
+    """Since the driver was loaded."""
+    pcie_replays: int | None = None
+    ecc_corrected: int | None = None
+    """Single-bit errors since the driver was loaded."""
+    ecc_uncorrected: int | None = None
+    """Double-bit errors since the driver was loaded."""
+    rows_remapped_corrected: int | None = None
+    rows_remapped_uncorrected: int | None = None
+    row_remap_failed: bool | None = None
+    row_remap_pending: bool | None = None
+    """A reset of the GPU is needed to finish a remap."""
+    nvlink_crc_errors: int | None = None
+    nvlink_replay_errors: int | None = None
+    nvlink_recovery_errors: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

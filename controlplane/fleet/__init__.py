@@ -1,0 +1,1 @@
+"""Nodes: who is seen, who is lost, who is gone."""

@@ -15,6 +15,8 @@ class Applied:
     actions: Sequence[str]
     reloaded: bool = False
     started: bool = False
+    pending: bool = False
+    """Something waits for a later pass, e.g. a drain until the replacement is up: look again soon."""
 
     @property
     def changed(self) -> bool:

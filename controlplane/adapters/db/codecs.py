@@ -42,6 +42,10 @@ def us_from_duration(duration: timedelta) -> int:
     return duration // _MICROSECOND
 
 
+def duration_from_us(duration_us: int) -> timedelta:
+    return timedelta(microseconds=duration_us)
+
+
 def storable(text: str) -> str:
     """`text` with what a database refuses (NUL, lone surrogates) replaced by U+FFFD.
 

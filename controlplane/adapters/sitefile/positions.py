@@ -103,6 +103,8 @@ class _Composer:
     sizes: dict[str, int] = field(default_factory=dict)
     values: int = 0
     findings: list[PlacedFinding] = field(default_factory=list)
+    path: list[str] = field(default_factory=list)
+    """Where the composition is: `deployments`, `[1]`, `name`."""
 
 
 def compose(text: str) -> tuple[Tree | None, tuple[PlacedFinding, ...]]:
@@ -262,7 +264,9 @@ def _sequence(composer: _Composer, start: SequenceStartEvent, *, depth: int) -> 
     for event in composer.events:
         if isinstance(event, SequenceEndEvent):
             break
+        composer.path.append(f"[{len(items)}]")
         items.append(_node(composer, event, depth=depth + 1))
+        composer.path.pop()
     return Items(items, _start(start))
 
 
@@ -273,8 +277,10 @@ def _mapping(composer: _Composer, start: MappingStartEvent, *, depth: int) -> En
         if isinstance(event, MappingEndEvent):
             break
         key = _node(composer, event, depth=depth + 1)
+        composer.path.append(str(key.value) if isinstance(key, Leaf) else "?")
         value = _node(composer, next(composer.events), depth=depth + 1)
         _add_entry(composer, entries, key, event, value)
+        composer.path.pop()
     return Entries(entries, _start(start))
 
 
@@ -293,7 +299,7 @@ def _add_entry(
     elif name in entries:
         first = entries[name][0].place
         found = f"the key {shown_text(name)} twice (first on line {first.line})"
-        _note(composer, key.place, found, "each key once", "keep one of the two", field_name=name)
+        _note(composer, key.place, found, "each key once", "keep one of the two")
     else:
         entries[name] = (key, value)
 
@@ -325,10 +331,9 @@ def _check_tag(composer: _Composer, event: ScalarEvent | SequenceStartEvent | Ma
     return tag
 
 
-def _note(
-    composer: _Composer, place: Place, found: str, expected: str, hint: str, *, field_name: str = "document"
-) -> None:
-    composer.findings.append(PlacedFinding(place=place, field=field_name, found=found, expected=expected, hint=hint))
+def _note(composer: _Composer, place: Place, found: str, expected: str, hint: str) -> None:
+    name = ".".join(composer.path).replace(".[", "[") or "document"
+    composer.findings.append(PlacedFinding(place=place, field=name, found=found, expected=expected, hint=hint))
 
 
 def _refuse(place: Place, found: str, expected: str, hint: str) -> NoReturn:

@@ -69,18 +69,21 @@ def is_secret_name(name: str) -> bool:
     return not _SECRET_WORDS.isdisjoint(words[-1:]) or tuple(words[-2:]) in _SECRET_PAIRS
 
 
-def secret_findings(data: Plain, path: Path = ()) -> Iterator[Finding]:
-    """Literals where a name announces a secret, and values after a flag such as `--api-key` in a list of arguments."""
+def secret_findings(data: Plain, harmless: frozenset[str], path: Path = ()) -> Iterator[Finding]:
+    """Literals where a name announces a secret, and values after a flag such as `--api-key` in a list of arguments.
+
+    `harmless`: keys that are no secrets whatever they sound like (`inter_token` is a latency).
+    """
     if isinstance(data, Mapping):
         for key, value in data.items():
-            if is_secret_name(key) and not is_reference(value):
+            if key not in harmless and is_secret_name(key) and not is_reference(value):
                 yield from _literals(value, (*path, key))
             else:
-                yield from secret_findings(value, (*path, key))
+                yield from secret_findings(value, harmless, (*path, key))
     elif isinstance(data, Sequence) and not isinstance(data, str):
         yield from _flags(data, path)
         for index, item in enumerate(data):
-            yield from secret_findings(item, (*path, index))
+            yield from secret_findings(item, harmless, (*path, index))
 
 
 def is_reference(value: Plain) -> bool:

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Final
 
 from controlplane.adapters.telemetry.exposition import Series
+from controlplane.adapters.telemetry.remembering import RememberingParser
 from controlplane.domain.telemetry import EMPTY_HISTOGRAM, EngineSample, Histogram, Missing
 
 PROCESS_START: Final = "process_start_time_seconds"
@@ -128,6 +129,15 @@ class EngineLayout:
             if not math.isfinite(value):
                 return Missing(f"{name} is {value}")
         return Missing("the numbers add up to more than a float holds")
+
+
+type EngineParser = RememberingParser[EngineSample]
+
+
+def engine_parser() -> EngineParser:
+    """A parser of engines' /metrics bodies, one layout per replica's name."""
+    starting = tuple(sorted(name.encode() for name in WANTED))
+    return RememberingParser(starting=starting, build=build_layout, epoch=lambda sample: sample.process_start_s)
 
 
 def build_layout(series: Sequence[Series]) -> EngineLayout | Missing:

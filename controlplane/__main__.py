@@ -1,0 +1,13 @@
+"""`python -m controlplane` and the console script."""
+
+import sys
+
+from controlplane.cli.main import app
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""One open transaction, as the row modules see it."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from sqlalchemy import Executable, Row, Table, inspect
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from controlplane.adapters.db.engine import POSTGRESQL
+
+type Insert = postgresql.Insert | sqlite.Insert
+type Parameters = dict[str, Any] | Sequence[dict[str, Any]]
+
+
+class Session:
+    """Statements on one connection, inside one transaction."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+        self.is_postgresql = connection.dialect.name == POSTGRESQL
+
+    async def run(self, statement: Executable, parameters: Parameters | None = None) -> int:
+        """Rows changed."""
+        result = await self._connection.execute(statement, parameters)
+        return int(getattr(result, "rowcount", 0))
+
+    async def rows(self, statement: Executable, parameters: Parameters | None = None) -> Sequence[Row[Any]]:
+        return (await self._connection.execute(statement, parameters)).all()
+
+    async def row(self, statement: Executable, parameters: Parameters | None = None) -> Row[Any] | None:
+        return (await self._connection.execute(statement, parameters)).one_or_none()
+
+    def insert(self, table: Table) -> Insert:
+        """An INSERT that knows ON CONFLICT."""
+        return postgresql.insert(table) if self.is_postgresql else sqlite.insert(table)
+
+    async def upsert(self, table: Table, values: dict[str, Any]) -> None:
+        """Create the row, or replace its columns in `values`; the primary key is among them."""
+        keys = [column.name for column in inspect(table).primary_key]
+        statement = self.insert(table).values(values)
+        changed = {name: statement.excluded[name] for name in values if name not in keys}
+        await self.run(statement.on_conflict_do_update(index_elements=keys, set_=changed))
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """What fails inside is undone alone; the transaction goes on."""
+        async with self._connection.begin_nested():
+            yield

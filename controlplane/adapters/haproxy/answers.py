@@ -1,0 +1,181 @@
+"""HAProxy's answers, parsed. Pure; formats of HAProxy 2.8, each with a recorded sample in the tests."""
+
+import csv
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from controlplane.gateway.changes import GatewaySeen, SlotAdmin, SlotSeen, deployment_of
+from controlplane.gateway.render import STRUCTURE_MARK
+from controlplane.kernel.ids import DeploymentName
+
+HOLD_SERVER: Final = "hold"
+"""The activator's place in each deployment's backend."""
+
+_MAINT_BITS: Final = 0x01 | 0x02 | 0x20
+"""srv_admin_state: forced, inherited, resolution. 0x04 only remembers that the file said `disabled`."""
+_DRAIN_BITS: Final = 0x08 | 0x10
+_OP_STOPPED: Final = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerInfo:
+    """From `show info`."""
+
+    pid: int
+    start_time_s: int
+    structure: str
+
+    @property
+    def epoch(self) -> str:
+        return f"{self.pid}.{self.start_time_s}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Processes:
+    """From the master's `show proc`."""
+
+    master: int
+    worker: int | None
+    old_workers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatRow:
+    """One line of `show stat`."""
+
+    backend: str
+    server: str
+    """`BACKEND` for the backend's own line."""
+    queued: int
+    in_flight: int
+    limit: int
+    total: int
+    errors: int
+    """Failed connections, failed responses, responses 5xx."""
+    responses_5xx: int
+    status: str
+    endpoint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    arrivals: int
+    responses_5xx: int
+
+
+def parse_info(text: str) -> WorkerInfo | None:
+    """None when `show info` is not in the text, or the process is none of ours."""
+    fields = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
+    description = fields.get("description", "")
+    if "Pid" not in fields or not description.startswith(STRUCTURE_MARK):
+        return None
+    return WorkerInfo(
+        pid=int(fields["Pid"]),
+        start_time_s=int(fields["Start_time_sec"]),
+        structure=description.removeprefix(STRUCTURE_MARK).strip(),
+    )
+
+
+def parse_processes(text: str) -> Processes:
+    master = 0
+    workers: list[int] = []
+    old: list[int] = []
+    into = workers
+    for line in text.splitlines():
+        if line.startswith("# old workers"):
+            into = old
+        fields = line.split()
+        if len(fields) >= 2 and fields[0].isdigit():  # noqa: PLR2004 - pid and type
+            if fields[1] == "master":
+                master = int(fields[0])
+            elif fields[1] == "worker":
+                into.append(int(fields[0]))
+    return Processes(master=master, worker=workers[0] if workers else None, old_workers=tuple(old))
+
+
+def parse_stat(text: str) -> Iterator[StatRow]:
+    """Rows of `show stat`, wherever it stands in the text. The header names the columns; 2.8 has about 100."""
+    columns: dict[str, int] = {}
+    for line in text.splitlines():
+        if line.startswith("# pxname,"):
+            columns = {name: index for index, name in enumerate(line[2:].split(","))}
+        elif columns and "," in line:
+            fields = next(csv.reader((line,))) if '"' in line else line.split(",")
+            if len(fields) == len(columns):
+                yield _stat_row(fields, columns)
+        else:
+            columns = {}
+
+
+def _stat_row(fields: list[str], columns: Mapping[str, int]) -> StatRow:
+    def number(name: str) -> int:
+        return int(fields[columns[name]] or 0)
+
+    responses_5xx = number("hrsp_5xx")
+    return StatRow(
+        backend=fields[columns["pxname"]],
+        server=fields[columns["svname"]],
+        queued=number("qcur"),
+        in_flight=number("scur"),
+        limit=number("slim"),
+        total=number("stot"),
+        errors=responses_5xx + number("econ") + number("eresp"),
+        responses_5xx=responses_5xx,
+        status=fields[columns["status"]],
+        endpoint=fields[columns["addr"]],
+    )
+
+
+def parse_counted(text: str) -> dict[DeploymentName, Counted]:
+    """Entries of `show table arrivals`: `0x...: key=chat use=0 exp=0 shard=0 gpc0=9 gpc1=0`."""
+    counted: dict[DeploymentName, Counted] = {}
+    for line in text.splitlines():
+        if not line.startswith("0x") or " key=" not in line:
+            continue
+        pairs = dict(part.split("=", 1) for part in line.split() if "=" in part)
+        counted[DeploymentName(pairs["key"])] = Counted(
+            arrivals=int(pairs.get("gpc0", 0)), responses_5xx=int(pairs.get("gpc1", 0))
+        )
+    return counted
+
+
+def parse_slots(info: WorkerInfo, state: str, stat: str) -> GatewaySeen:
+    """`show servers state` tells address, weight and both states exactly, `show stat` limit and load."""
+    loads = {(row.backend, row.server): row for row in parse_stat(stat)}
+    slots: dict[DeploymentName, list[SlotSeen]] = {}
+    columns: dict[str, int] = {}
+    for line in state.splitlines():
+        if line.startswith("# be_id"):
+            columns = {name: index for index, name in enumerate(line[2:].split())}
+            continue
+        fields = line.split()
+        if not columns or len(fields) < len(columns):
+            continue
+        backend, server = fields[columns["be_name"]], fields[columns["srv_name"]]
+        deployment = deployment_of(backend)
+        if deployment is None or server == HOLD_SERVER:
+            continue
+        load = loads.get((backend, server))
+        slots.setdefault(deployment, []).append(
+            SlotSeen(
+                endpoint=f"{fields[columns['srv_addr']]}:{fields[columns['srv_port']]}",
+                admin=_admin(int(fields[columns["srv_admin_state"]])),
+                up=int(fields[columns["srv_op_state"]]) != _OP_STOPPED,
+                weight=int(fields[columns["srv_uweight"]]),
+                maxconn=load.limit if load else 0,
+                in_flight=load.in_flight if load else 0,
+            )
+        )
+    return GatewaySeen(structure=info.structure, slots={name: tuple(found) for name, found in slots.items()})
+
+
+def _admin(bits: int) -> SlotAdmin:
+    if bits & _MAINT_BITS:
+        return SlotAdmin.MAINT
+    return SlotAdmin.DRAIN if bits & _DRAIN_BITS else SlotAdmin.READY
+
+
+def refusals(text: str) -> list[str]:
+    """What HAProxy answered to `set` commands that is no success: it is silent, or says what it changed."""
+    return [line for line in text.splitlines() if line.strip() and "changed" not in line and "no need to" not in line]

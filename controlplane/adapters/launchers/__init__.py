@@ -1,0 +1,1 @@
+"""Engines that run replicas: each implements `controlplane.replicas.ports.Launcher`."""

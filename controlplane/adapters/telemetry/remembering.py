@@ -1,0 +1,119 @@
+"""Bodies that are laid out alike at every scrape, read quickly. Design size: 1,000 bodies of 50 kB in one tick.
+
+Between two scrapes of a process only numbers change. So the first body is read line by line and remembered as a layout:
+line numbers and the text before each number. Every later body is split into lines, and each needed line has to be that
+text followed by a number, which one `removeprefix` and one `float` check together: a line that is anything else is no
+number. A body that does not fit (a line more, other text, another epoch) is read in full again.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from operator import itemgetter
+from typing import Protocol
+
+from controlplane.adapters.telemetry.exposition import MalformedExpositionError, Series, SeriesLine, read_series
+from controlplane.domain.telemetry import Missing
+
+
+class Layout[T](Protocol):
+    """What a set of series means: built once, used for every body that shows the same ones."""
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Positions, at least one, in the series it was built from, in the order in which `sample` wants the values."""
+        ...
+
+    def sample(self, values: Sequence[float], at: datetime) -> T | Missing:
+        """What the values say; Missing when they say nothing usable."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Remembered[T]:
+    """What stays between two scrapes of one process.
+
+    Series are only ever added while a process lives (a registry's children are not removed). One added before the last
+    needed line shifts that line, one added after it makes the tail longer: texts and tail together tell any change.
+    """
+
+    layout: Layout[T]
+    epoch: float
+    splits: int
+    tail_newlines: int
+    pick: Callable[[Sequence[bytes]], tuple[bytes, ...]]
+    prefixes: tuple[bytes, ...]
+
+    def values(self, body: bytes) -> list[float] | None:
+        """The numbers; None: the body is not laid out as remembered."""
+        lines = body.split(b"\n", self.splits)
+        if len(lines) <= self.splits or lines[-1].count(b"\n") != self.tail_newlines:
+            return None
+        try:
+            return list(map(float, map(bytes.removeprefix, self.pick(lines), self.prefixes)))
+        except ValueError:
+            return None
+
+
+class RememberingParser[T]:
+    """Parses bodies and remembers one layout per key. Its state is a cache: forgetting costs time, never a number."""
+
+    def __init__(
+        self,
+        *,
+        starting: tuple[bytes, ...],
+        build: Callable[[Sequence[Series]], Layout[T] | Missing],
+        epoch: Callable[[T], float],
+    ) -> None:
+        """`starting`: how needed lines begin. `epoch`: a number that changes with the process behind the body."""
+        self._starting = starting
+        self._build = build
+        self._epoch = epoch
+        self._remembered: dict[str, _Remembered[T]] = {}
+
+    def parse(self, key: str, body: bytes, at: datetime) -> T | Missing:
+        """The sample of the target `key`; Missing says what is wrong with the body. Never raises, never fills in."""
+        if not body.endswith(b"\n"):
+            return Missing(f"the body of {len(body)} bytes ends inside a line")
+        remembered = self._remembered.get(key)
+        values = None if remembered is None else remembered.values(body)
+        if remembered is None or values is None:
+            return self._learn(key, body, at)
+        sample = remembered.layout.sample(values, at)
+        if not isinstance(sample, Missing) and self._epoch(sample) != remembered.epoch:
+            return self._learn(key, body, at)
+        return sample
+
+    def retain(self, keys: set[str]) -> None:
+        """Forget the layouts of all other keys: their targets are gone."""
+        for key in self._remembered.keys() - keys:
+            del self._remembered[key]
+
+    def _learn(self, key: str, body: bytes, at: datetime) -> T | Missing:
+        self._remembered.pop(key, None)
+        try:
+            lines = list(read_series(body, starting=self._starting))
+        except MalformedExpositionError as error:
+            return Missing(str(error))
+        layout = self._build([line.series for line in lines])
+        if isinstance(layout, Missing):
+            return layout
+        ordered = [lines[position] for position in layout.order]
+        sample = layout.sample([line.series.value for line in ordered], at)
+        if not isinstance(sample, Missing):
+            self._remembered[key] = _remember(layout, self._epoch(sample), ordered, body)
+        return sample
+
+
+def _remember[T](layout: Layout[T], epoch: float, ordered: Sequence[SeriesLine], body: bytes) -> _Remembered[T]:
+    indices = tuple(line.index for line in ordered)
+    splits = max(indices) + 1
+    return _Remembered(
+        layout=layout,
+        epoch=epoch,
+        splits=splits,
+        tail_newlines=body.split(b"\n", splits)[-1].count(b"\n"),
+        # itemgetter of a single index returns no tuple.
+        pick=itemgetter(*indices) if len(indices) > 1 else lambda lines: (lines[indices[0]],),
+        prefixes=tuple(line.prefix for line in ordered),
+    )

@@ -1,0 +1,164 @@
+"""What an observation teaches: demand history, mean request, step time, cold starts, attained objectives."""
+
+import math
+from dataclasses import replace
+
+from controlplane.autoscaler.capacity import mean_request, replica_timing
+from controlplane.autoscaler.forecast import with_arrivals
+from controlplane.autoscaler.model import (
+    AttainmentMemory,
+    LatencyDelta,
+    Observation,
+    PolicyParams,
+    PolicyState,
+    Slowness,
+    TokenMemory,
+    Trust,
+    Tuning,
+)
+
+_OVERDUE_LEADS = 3.0
+"""A start that takes this many times the expected is stuck, not slow: planning further ahead for it helps nobody."""
+_PREFILL_SHARE_MAX = 0.9
+"""A measured prefill share above this is a sampling artefact; the modelled gap would divide by nearly nothing."""
+
+
+def first_state(params: PolicyParams, observation: Observation) -> PolicyState:
+    """What is known before anything was seen."""
+    tuning = params.tuning
+    sd = tuning.slowness_sd_calibrated if params.prior.calibrated else tuning.slowness_sd_derived
+    return PolicyState(
+        since_s=observation.at_s,
+        at_s=observation.at_s,
+        buckets=(),
+        last_request_s=observation.at_s,
+        cold_starts_s=(),
+        tokens=TokenMemory(),
+        slowness=Slowness(mean=0.0, variance=sd * sd),
+        attainment=AttainmentMemory(),
+        kv_usage=0.0,
+        discount=1.0,
+        discounted_s=observation.at_s,
+        short_s=observation.at_s,
+        changed_s=observation.at_s,
+        turned_s=observation.at_s,
+        direction=0,
+    )
+
+
+def learn(params: PolicyParams, observation: Observation, state: PolicyState) -> PolicyState:
+    """The state after looking, before deciding."""
+    tuning = params.tuning
+    elapsed_s = max(observation.at_s - state.at_s, 0.0)
+    seen = replace(
+        state,
+        at_s=observation.at_s,
+        cold_starts_s=(*state.cold_starts_s, *observation.cold_starts_s)[-tuning.lead_samples_max :],
+        tokens=_tokens(state.tokens, observation, elapsed_s, tuning),
+        attainment=_attainment(state.attainment, observation, elapsed_s, tuning),
+        kv_usage=_smoothed(state.kv_usage, observation.kv_usage, elapsed_s / tuning.kv_memory_s),
+        discount=1.0 - (1.0 - state.discount) * math.exp(-elapsed_s / tuning.discount_recovery_s),
+    )
+    silent = observation.arrivals == 0.0 and observation.arrivals_complete and observation.work_open == 0
+    if not silent or observation.gateway is not Trust.FRESH:
+        # Time that was not seen is not idle time.
+        seen = replace(seen, last_request_s=observation.at_s)
+    if observation.arrivals is not None and observation.arrivals_complete:
+        seen = replace(
+            seen,
+            buckets=with_arrivals(
+                state.buckets,
+                end_s=observation.at_s,
+                seconds=observation.arrivals_seconds,
+                arrivals=observation.arrivals,
+                lead_s=lead_s(params, observation, seen),
+                tuning=tuning,
+            ),
+        )
+    return replace(seen, slowness=_slowness(params, observation, seen, elapsed_s))
+
+
+def lead_s(params: PolicyParams, observation: Observation, state: PolicyState) -> float:
+    """How long a replica ordered now takes to be ready: a high quantile of the measured cold starts.
+
+    Until enough were measured, not less than the catalog expects; never less than a start that is still under way. A
+    sleeping replica is woken first, so the wake time counts while there is one.
+    """
+    tuning, prior = params.tuning, params.prior
+    if observation.sleeping > 0:
+        return max(prior.wake.total_seconds(), tuning.lead_floor_s)
+    expected_s = prior.cold_start.total_seconds()
+    measured = sorted(state.cold_starts_s)
+    if measured:
+        rank = math.ceil(tuning.lead_quantile * len(measured)) - 1
+        enough = len(measured) >= tuning.lead_samples_min
+        expected_s = measured[rank] if enough else max(expected_s, measured[rank])
+    under_way_s = min(observation.starting_age_s, _OVERDUE_LEADS * expected_s)
+    return max(expected_s, under_way_s, tuning.lead_floor_s)
+
+
+def _tokens(memory: TokenMemory, observation: Observation, elapsed_s: float, tuning: Tuning) -> TokenMemory:
+    keep = math.exp(-elapsed_s / tuning.tokens_memory_s)
+    return TokenMemory(
+        first_tokens=memory.first_tokens * keep + observation.ttft.count,
+        prompt_tokens=memory.prompt_tokens * keep + observation.prompt_tokens,
+        finished=memory.finished * keep + observation.finished,
+        output_tokens=memory.output_tokens * keep + observation.generation_tokens,
+    )
+
+
+def _attainment(
+    memory: AttainmentMemory, observation: Observation, elapsed_s: float, tuning: Tuning
+) -> AttainmentMemory:
+    keep = math.exp(-elapsed_s / tuning.attainment_memory_s)
+    per_token = observation.per_output_token
+    if per_token.count <= 0.0:
+        per_token = observation.inter_token
+    return AttainmentMemory(
+        ttft=_faded(memory.ttft, keep, observation.ttft),
+        per_output_token=_faded(memory.per_output_token, keep, per_token),
+        end_to_end=_faded(memory.end_to_end, keep, observation.end_to_end),
+    )
+
+
+def _smoothed(before: float, now: float, memories: float) -> float:
+    return now + (before - now) * math.exp(-memories)
+
+
+def _faded(memory: LatencyDelta, keep: float, new: LatencyDelta) -> LatencyDelta:
+    return LatencyDelta(
+        count=memory.count * keep + new.count,
+        sum_s=memory.sum_s * keep + new.sum_s,
+        within_low=memory.within_low * keep + new.within_low,
+        within_high=memory.within_high * keep + new.within_high,
+    )
+
+
+def _slowness(params: PolicyParams, observation: Observation, state: PolicyState, elapsed_s: float) -> Slowness:
+    """One step of a scalar Kalman filter on ln(measured gap / modelled gap at the measured batch).
+
+    The mean batch over the interval is exact by Little's law: the gaps that ended within it, summed, per second.
+    """
+    tuning, belief = params.tuning, state.slowness
+    variance = belief.variance + tuning.slowness_drift_per_s * elapsed_s
+    limit = tuning.slowness_sd_derived**2
+    variance = min(variance, max(limit, belief.variance))
+    gaps = observation.inter_token
+    trusted = observation.engines is Trust.FRESH and observation.engine_deltas > 0
+    if not trusted or gaps.count < tuning.tokens_to_learn or observation.engine_seconds <= 0.0 or gaps.sum_s <= 0.0:
+        return Slowness(mean=belief.mean, variance=variance)
+    workload = mean_request(params, state)
+    timing = replica_timing(params, workload, 1.0)
+    per_replica_s = observation.engine_seconds * observation.engine_deltas
+    batch = max(gaps.sum_s / per_replica_s, 1.0)
+    prefill_share = min(observation.ttft.count / per_replica_s * timing.prefill_s, _PREFILL_SHARE_MAX)
+    modelled_s = (timing.step_base_s + batch * timing.step_per_seq_s) / (1.0 - prefill_share)
+    if modelled_s <= 0.0:
+        return Slowness(mean=belief.mean, variance=variance)
+    noise = (tuning.slowness_sd_measured / (1.0 - prefill_share)) ** 2
+    surprise = math.log(gaps.sum_s / gaps.count / modelled_s) - belief.mean
+    most = tuning.slowness_surprise_max * math.sqrt(variance + noise)
+    gain = variance / (variance + noise)
+    bound = math.log(tuning.slowness_max)
+    mean = min(max(belief.mean + gain * min(max(surprise, -most), most), -bound), bound)
+    return Slowness(mean=mean, variance=(1.0 - gain) * variance)

@@ -1,0 +1,152 @@
+"""The loop around the decision: read, decide, write, in one transaction; then say that something changed.
+
+Everything that a decision changes (state, wanted number, record, event) commits together, so a crash anywhere leaves
+either the old decision or the new one. Only the hint comes after the commit; losing it costs one period.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final
+
+from controlplane.autoscaler.codec import decode, encode
+from controlplane.autoscaler.model import Decision, Observation, PolicyParams, PolicyState, Tuning
+from controlplane.autoscaler.observe import ObserverMemory, observe
+from controlplane.autoscaler.params import params_for
+from controlplane.autoscaler.policy import decide
+from controlplane.autoscaler.replay import record
+from controlplane.domain.deployment import Deployment
+from controlplane.domain.event import EventKind, NewEvent
+from controlplane.domain.ports import Telemetry
+from controlplane.domain.reason import Reason
+from controlplane.domain.store import Claim, Store, Transaction
+from controlplane.kernel.effects import Clock
+from controlplane.kernel.errors import InvalidError, NotFoundError
+from controlplane.kernel.ids import DeploymentName
+from controlplane.runtime.hints import Hints
+from controlplane.runtime.reconciler import TickReport
+
+_LOG = logging.getLogger(__name__)
+
+LOOP: Final = "autoscaler"
+_REPLICAS_LOOP: Final = "replicas"
+_HEARTBEAT: Final = timedelta(seconds=60)
+"""An unchanged decision is kept this often, so that `why` always has a fresh answer and history shows quiet times."""
+_REASON_SPACING: Final = timedelta(seconds=10)
+"""A new reason for the same number is kept at most this often: a reason that flickers must not fill the table."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """The decision last kept."""
+
+    at_s: float
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """What the store keeps per deployment between two ticks."""
+
+    observer: ObserverMemory = field(default_factory=ObserverMemory)
+    policy: PolicyState | None = None
+    recorded: Recorded | None = None
+
+
+class AutoscalerReconciler:
+    """Writes `replicas_wanted` and nothing else of a deployment."""
+
+    def __init__(
+        self, *, store: Store, telemetry: Telemetry, clock: Clock, hints: Hints, tuning: Tuning | None = None
+    ) -> None:
+        self._store = store
+        self._telemetry = telemetry
+        self._clock = clock
+        self._hints = hints
+        self._tuning = tuning
+
+    @property
+    def name(self) -> str:
+        return LOOP
+
+    async def resources(self) -> Sequence[str]:
+        """Deployments that the site still has."""
+        async with self._store.transaction() as tx:
+            return [deployment.name for deployment in await tx.deployments() if not deployment.removed]
+
+    async def tick(self, resource: str, claim: Claim) -> TickReport:
+        name = DeploymentName(resource)
+        async with self._store.transaction() as tx:
+            await tx.require_claim(claim.resource, claim.token)
+            try:
+                deployment = await tx.deployment(name)
+            except NotFoundError:
+                return TickReport(sentence="the deployment is gone")
+            if deployment.removed:
+                return TickReport(sentence="removed from the site; nothing to decide")
+            decision = await self._decide(tx, deployment)
+        changed = decision.wanted != deployment.replicas_wanted
+        if changed:
+            self._hints.hint(_REPLICAS_LOOP)
+            _LOG.info(
+                "replicas wanted changed",
+                extra={
+                    "deployment": name,
+                    "wanted_before": deployment.replicas_wanted,
+                    "wanted": decision.wanted,
+                    "reason": decision.reason.value,
+                    "sentence": decision.sentence,
+                },
+            )
+        return TickReport(sentence=decision.sentence, changed=changed)
+
+    async def _decide(self, tx: Transaction, deployment: Deployment) -> Decision:
+        name = deployment.name
+        memory = await self._remembered(tx, name)
+        params = params_for(deployment, self._tuning)
+        observation, observer = observe(
+            deployment, await tx.replicas(name), self._telemetry.snapshot(), memory.observer, self._clock.now()
+        )
+        decision = decide(params, observation, memory.policy)
+        recorded = memory.recorded
+        if _worth_keeping(recorded, observation, decision):
+            recorded = Recorded(at_s=observation.at_s, reason=decision.reason)
+            await tx.append_decision(record(name, params, observation, memory.policy, decision))
+        if decision.wanted != deployment.replicas_wanted:
+            await tx.set_replicas_wanted(name, decision.wanted)
+            await tx.append_events([self._event(name, params, observation, decision)])
+        await tx.put_policy_state(name, encode(Memory(observer=observer, policy=decision.state, recorded=recorded)))
+        return decision
+
+    async def _remembered(self, tx: Transaction, name: DeploymentName) -> Memory:
+        """What the last tick left; nothing when another version of this program left it."""
+        text = await tx.policy_state(name)
+        if text is None:
+            return Memory()
+        try:
+            return decode(Memory, text)
+        except InvalidError as error:
+            _LOG.warning("policy state of another version dropped", extra={"deployment": name, "found": str(error)})
+            return Memory()
+
+    def _event(
+        self, name: DeploymentName, params: PolicyParams, observation: Observation, decision: Decision
+    ) -> NewEvent:
+        return NewEvent(
+            at=self._clock.now(),
+            kind=EventKind.DECISION,
+            subject=name,
+            reason=decision.reason,
+            sentence=decision.sentence,
+            deployment=name,
+            data=(("from", observation.wanted), ("to", decision.wanted), ("policy", params.policy)),
+        )
+
+
+def _worth_keeping(recorded: Recorded | None, observation: Observation, decision: Decision) -> bool:
+    """Every change of the number; a new reason, unless one was just kept; and a heartbeat."""
+    if recorded is None or decision.wanted != observation.wanted:
+        return True
+    age = timedelta(seconds=observation.at_s - recorded.at_s)
+    return age >= (_REASON_SPACING if decision.reason is not recorded.reason else _HEARTBEAT)

@@ -1,0 +1,101 @@
+"""Old decisions decided again: the proof that a record tells the whole reason."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from controlplane.autoscaler.codec import decode, encode
+from controlplane.autoscaler.model import POLICY_NAME, Decision, Observation, PolicyParams, PolicyState
+from controlplane.autoscaler.policy import decide
+from controlplane.domain.decision import DecisionRecord
+from controlplane.kernel.errors import InvalidError
+from controlplane.kernel.ids import DeploymentName
+
+_FIRST = ""
+"""`state_before_json` of a first decision."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """One record that does not come out the same."""
+
+    sequence: int
+    deployment: DeploymentName
+    field: str
+    recorded: str
+    replayed: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayReport:
+    total: int
+    same: int
+    differences: tuple[Difference, ...]
+    """One per record that differs: its first differing field."""
+
+    @property
+    def is_clean(self) -> bool:
+        return self.same == self.total
+
+
+def record(
+    deployment: DeploymentName,
+    params: PolicyParams,
+    observation: Observation,
+    state: PolicyState | None,
+    decision: Decision,
+) -> DecisionRecord:
+    """The decision with everything it was made from."""
+    return DecisionRecord(
+        deployment=deployment,
+        at=datetime.fromtimestamp(observation.at_s, tz=UTC),
+        wanted_before=observation.wanted,
+        wanted=decision.wanted,
+        reason=decision.reason,
+        sentence=decision.sentence,
+        policy=params.policy,
+        observation_json=encode(observation),
+        state_before_json=_FIRST if state is None else encode(state),
+        state_after_json=encode(decision.state),
+        params_json=encode(params),
+    )
+
+
+def replay(record: DecisionRecord) -> Decision:
+    """Decide again from the record alone. InvalidError when its texts do not fit this version's values."""
+    state = None if record.state_before_json == _FIRST else decode(PolicyState, record.state_before_json)
+    return decide(decode(PolicyParams, record.params_json), decode(Observation, record.observation_json), state)
+
+
+def replay_all(records: Iterable[DecisionRecord]) -> ReplayReport:
+    """Replay each record and compare number, reason, sentence and the state's text byte for byte."""
+    total = 0
+    differences = []
+    for kept in records:
+        total += 1
+        difference = _compare(kept)
+        if difference is not None:
+            differences.append(difference)
+    return ReplayReport(total=total, same=total - len(differences), differences=tuple(differences))
+
+
+def _compare(kept: DecisionRecord) -> Difference | None:
+    if kept.policy != POLICY_NAME:
+        return _difference(kept, "policy", kept.policy, POLICY_NAME)
+    try:
+        again = replay(kept)
+    except InvalidError as error:
+        return _difference(kept, "record", "a text of another version", str(error))
+    pairs = (
+        ("wanted", str(kept.wanted), str(again.wanted)),
+        ("reason", str(kept.reason), str(again.reason)),
+        ("sentence", kept.sentence, again.sentence),
+        ("state_after_json", kept.state_after_json, encode(again.state)),
+    )
+    return next((_difference(kept, *pair) for pair in pairs if pair[1] != pair[2]), None)
+
+
+def _difference(kept: DecisionRecord, field: str, recorded: str, replayed: str) -> Difference:
+    return Difference(
+        sequence=kept.sequence, deployment=kept.deployment, field=field, recorded=recorded, replayed=replayed
+    )

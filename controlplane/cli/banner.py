@@ -1,0 +1,71 @@
+"""What `up` tells a person: where to look, what to type next, and what happens meanwhile."""
+
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from controlplane.api.wire import DeploymentOut, EventOut, NodeOut, StatusOut
+from controlplane.cli.view import event_line
+
+_EVENTS_SHOWN = frozenset({"decision", "node", "gateway", "site", "control_plane"})
+"""While running, replicas' own steps stay in `quarterdeck events`; a decision is the line that people want."""
+
+
+def own_command() -> str:
+    """How this user can call `quarterdeck`: bare where it is on PATH, else by its path."""
+    if shutil.which("quarterdeck"):
+        return "quarterdeck"
+    script = Path(sys.executable).with_name("quarterdeck")
+    try:
+        return str(script.relative_to(Path.cwd()))
+    except ValueError:
+        return str(script)
+
+
+def banner_lines(status: StatusOut, *, control_url: str, state_dir: Path, detached: bool, load: str) -> Iterator[str]:
+    command = own_command()
+    chat = example_model(status.deployments)
+    suffix = "" if control_url == "http://127.0.0.1:8080" else f" --control-plane {control_url}"
+    yield f"[bold green]Quarterdeck {status.version}[/bold green] runs [bold]{escape(status.site or '')}[/bold]: " + (
+        describe_fleet(status.nodes) + f", {len(status.deployments)} deployments"
+    )
+    yield ""
+    yield f"  gateway (OpenAI API)  {status.gateway_url}/v1"
+    yield f"  control plane         {control_url}    API docs: {control_url}/docs"
+    yield f"  state                 {escape(str(state_dir))}"
+    yield f"  load                  {escape(load)}"
+    yield ""
+    yield "Type next, in another terminal:" if not detached else "Type next:"
+    if chat is not None:
+        body = f'{{"model": "{chat}", "messages": [{{"role": "user", "content": "Hello"}}], "max_tokens": 20}}'
+        yield f"  curl {status.gateway_url}/v1/chat/completions -H 'Content-Type: application/json' -d '{escape(body)}'"
+    yield f"  {command} watch{suffix}       load, replicas, SLO and decisions, live"
+    yield f"  {command} status{suffix}"
+    if chat is not None:
+        yield f"  {command} decisions --deployment {chat}{suffix}       why there are so many replicas"
+    yield f"  {command} down       stops everything" if detached else "Ctrl-C stops everything; the next start picks up here."
+
+
+def describe_fleet(nodes: Sequence[NodeOut]) -> str:
+    """`2 nodes, 16 x b200 (simulated)`."""
+    gpus: dict[str, int] = {}
+    for node in nodes:
+        gpus[node.gpu_model] = gpus.get(node.gpu_model, 0) + node.gpus
+    kinds = ", ".join(f"{count} x {model}" for model, count in sorted(gpus.items()))
+    simulated = " (simulated)" if nodes and all(node.simulated for node in nodes) else ""
+    return f"{len(nodes)} nodes, {kinds}{simulated}"
+
+
+def example_model(deployments: Sequence[DeploymentOut]) -> str | None:
+    """A deployment that answers at once: one that keeps a replica, the first by name."""
+    awake = [row.name for row in deployments if row.replicas_min > 0]
+    return next(iter(awake or [row.name for row in deployments]), None)
+
+
+def print_event(console: Console, event: EventOut) -> None:
+    if event.kind in _EVENTS_SHOWN:
+        console.print(event_line(event), soft_wrap=True)

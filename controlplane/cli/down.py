@@ -1,0 +1,70 @@
+"""`quarterdeck down`: stop the control plane of a state folder, and by default all that it started."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+
+from controlplane.adapters.instance import InstanceNote, is_held, read_note, site_mark
+from controlplane.bootstrap.leftovers import stop_leftovers
+from controlplane.cli.exits import ExitCode, fail, reported
+from controlplane.settings import STATE_DIR_DEFAULT, read_settings
+
+_WAIT_S: Final = 120.0
+"""The longest orderly stop: the gateway's drain (60 s) and the engines' stop deadline (30 s), and some."""
+_LOOK_S: Final = 0.1
+
+StateDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--state-dir",
+        envvar="QUARTERDECK_STATE_DIR",
+        help="Where everything that outlives a process is kept.",
+        show_default=str(STATE_DIR_DEFAULT),
+    ),
+]
+
+_console = Console()
+
+
+def down(
+    state_dir: StateDir = None,
+    *,
+    keep_serving: Annotated[
+        bool, typer.Option("--keep-serving", help="End only the control plane; gateway and replicas go on.")
+    ] = False,
+) -> None:
+    """Stop a control plane: requests in flight finish, then replicas and gateway end."""
+    with reported():
+        folder = state_dir or read_settings().state_dir
+        note = read_note(folder)
+        running = is_held(folder)
+        if running and note is None:
+            fail(f"a control plane works in {folder} but has not said its pid yet; try again", ExitCode.FAILED)
+        if running and note is not None:
+            _stop(note, folder, keep_serving=keep_serving)
+        stopped = 0 if keep_serving else stop_leftovers(site_mark(folder))
+        if running:
+            _console.print(f"stopped the control plane of {folder}" + (" (still serving)" if keep_serving else ""))
+        elif stopped:
+            _console.print(f"no control plane ran in {folder}; stopped {stopped} processes that one had left serving")
+        else:
+            _console.print(f"nothing runs for {folder}")
+
+
+def _stop(note: InstanceNote, folder: Path, *, keep_serving: bool) -> None:
+    os.kill(note.pid, signal.SIGHUP if keep_serving else signal.SIGTERM)
+    give_up_at = time.monotonic() + _WAIT_S
+    with _console.status("requests in flight finish, replicas end"):
+        while is_held(folder):
+            if time.monotonic() > give_up_at:
+                fail(
+                    f"the control plane (pid {note.pid}) has not ended after {_WAIT_S:.0f} s; its log is in "
+                    f"{folder}/logs/control-plane.log",
+                    ExitCode.FAILED,
+                )
+            time.sleep(_LOOK_S)

@@ -1,0 +1,50 @@
+"""The `quarterdeck` command."""
+
+from typing import Annotated
+
+import typer
+
+import controlplane
+from controlplane.cli import agent, down, intents, load, models, show, sim_engine, site, up, watch
+
+app = typer.Typer(
+    name="quarterdeck",
+    help="One control plane for a GPU fleet that a team owns.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(controlplane.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """One control plane for a GPU fleet that a team owns."""
+
+
+for _command in (up.up, down.down):
+    app.command(rich_help_panel="Run")(_command)
+app.command(rich_help_panel="Run")(load.load)
+app.add_typer(agent.app, name="agent", rich_help_panel="Run")
+sim_engine.mount(app, panel="Run")
+for _command in (
+    show.status, watch.watch, show.nodes, show.gpus, show.deployments, show.replicas, show.logs, show.events,
+    show.decisions, show.usage,
+):  # fmt: skip
+    app.command(rich_help_panel="Look")(_command)
+app.add_typer(models.app, name="models", rich_help_panel="Look")
+app.add_typer(site.app, name="site", rich_help_panel="Look")
+for _command in (intents.scale, intents.pause, intents.resume):
+    app.command(rich_help_panel="Change")(_command)
+app.add_typer(intents.node, name="node", rich_help_panel="Change")

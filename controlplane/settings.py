@@ -1,0 +1,37 @@
+"""The environment, read in one place."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from controlplane.kernel.errors import InvalidError, Problem
+
+STATE_DIR_DEFAULT: Final = Path(".quarterdeck")
+LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """`QUARTERDECK_STATE_DIR`, `QUARTERDECK_LOG_LEVEL`, `QUARTERDECK_INSTANCE`; options on the command line win."""
+
+    state_dir: Path = STATE_DIR_DEFAULT
+    log_level: str = "INFO"
+    instance: str | None = None
+    """Name of this control-plane instance where several share a store; None: one is made up."""
+
+
+def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
+    """InvalidError when a variable holds what it may not."""
+    source = os.environ if environment is None else environment
+    level = source.get("QUARTERDECK_LOG_LEVEL", "INFO").upper()
+    if level not in LOG_LEVELS:
+        raise InvalidError(
+            [Problem(field="QUARTERDECK_LOG_LEVEL", found=repr(level), expected=f"one of {', '.join(LOG_LEVELS)}")]
+        )
+    return Settings(
+        state_dir=Path(source.get("QUARTERDECK_STATE_DIR") or STATE_DIR_DEFAULT),
+        log_level=level,
+        instance=source.get("QUARTERDECK_INSTANCE") or None,
+    )

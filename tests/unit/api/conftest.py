@@ -1,0 +1,99 @@
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from starlette.testclient import TestClient
+
+from controlplane.api.app import create_app
+from controlplane.api.context import ApiContext, LoopAnswer, ReplayAnswer, SiteChangeAnswer
+from controlplane.domain.store import Transaction
+from controlplane.kernel.errors import InvalidError, Problem
+from controlplane.kernel.ids import ReplicaName
+from controlplane.metering.slo import SloStanding
+from controlplane.testing.builders import make_node_spec, make_plan, make_replica, make_spec
+from controlplane.testing.effects import START, FakeClock
+from controlplane.testing.memory_store import MemoryStore
+from controlplane.testing.telemetry import FakeTelemetry
+
+
+@dataclass
+class RecordedHints:
+    """Remembers which loops were hinted."""
+
+    hinted: list[str] = field(default_factory=list)
+
+    def hint(self, loop: str) -> None:
+        self.hinted.append(loop)
+
+
+@dataclass
+class Edge:
+    """An API over a store in memory, with one node, one deployment and one replica."""
+
+    client: TestClient
+    store: MemoryStore
+    clock: FakeClock
+    telemetry: FakeTelemetry
+    hints: RecordedHints
+    loops: list[LoopAnswer]
+
+
+async def _apply(document: str, dry_run: bool) -> SiteChangeAnswer:  # noqa: FBT001 - the port's form
+    if document == "broken":
+        problem = Problem(
+            field="deployments", found="nothing", expected="at least one", file="site.yaml", line=3, column=1
+        )
+        raise InvalidError([problem])
+    return SiteChangeAnswer(changed=True, sentences=("deployment chat is new",))
+
+
+async def _log(replica: ReplicaName, lines: int) -> list[str]:
+    return [f"{replica} line {number}" for number in range(lines)]
+
+
+async def _replay(deployment: str | None, limit: int) -> ReplayAnswer:
+    return ReplayAnswer(replayed=3, differing=("decision 2: wanted 3, recorded 4",))
+
+
+async def _fill(tx: Transaction) -> None:
+    await tx.put_site(name="demo", document="site: demo", digest="d1", now=START)
+    await tx.put_node_spec(make_node_spec())
+    await tx.put_deployment_spec(make_spec(), make_plan(), START)
+    await tx.put_replica(make_replica())
+
+
+@pytest.fixture
+def edge() -> Iterator[Edge]:
+    clock, hints = FakeClock(), RecordedHints()
+    store, telemetry = MemoryStore(), FakeTelemetry(clock)
+    loops = [
+        LoopAnswer(
+            loop="replicas", resource="chat", outcome="quiet", seconds_since_last_tick=0.5, failures_in_a_row=0,
+            sentence="nothing to do",
+        )
+    ]  # fmt: skip
+
+    async def prepare() -> None:
+        async with store.transaction() as tx:
+            await _fill(tx)
+
+    asyncio.run(prepare())
+    context = ApiContext(
+        store=store,
+        telemetry=telemetry,
+        clock=clock,
+        hints=hints,
+        version="0.1.0",
+        apply_site=_apply,
+        site=lambda: None,
+        log_tail=_log,
+        loops=lambda: loops,
+        replay=_replay,
+        slo=lambda _deployment: SloStanding(met_at_least=0.97, met_at_most=0.99, objective=0.95, observations=100),
+        metrics=lambda: "quarterdeck_build_info 1\n",
+        gateway_url="http://127.0.0.1:8000",
+        links={"docs": "http://127.0.0.1:8080/docs"},
+    )
+    with TestClient(create_app(context), base_url="http://localhost") as client:
+        yield Edge(client=client, store=store, clock=clock, telemetry=telemetry, hints=hints, loops=loops)
