@@ -22,8 +22,6 @@ from controlplane.kernel.errors import RetryableError
 
 BODY_BYTES_MAX: Final = 2 * 1024 * 1024
 """A site document of a thousand nodes has some hundred kilobytes."""
-STALLED_AFTER_S: Final = 60.0
-"""A loop whose last good tick is older than this makes the instance not ready; the slowest period is 10 s."""
 
 LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]", "testserver")
 """Other Host headers are refused, so that a web page cannot reach a loopback API by rebinding its name."""
@@ -70,11 +68,7 @@ async def readyz(context: Context) -> Health:
         site = await tx.site()
     if site is None:
         raise RetryableError("no site is applied yet")
-    stalled = [
-        f"{loop.loop}/{loop.resource} ({loop.sentence})"
-        for loop in context.loops()
-        if loop.seconds_since_last_tick is None or loop.seconds_since_last_tick > STALLED_AFTER_S
-    ]
+    stalled = [f"{loop.loop}/{loop.resource} ({loop.sentence})" for loop in context.loops() if loop.overdue]
     if stalled:
         raise RetryableError(f"{len(stalled)} loops do not tick: {'; '.join(stalled[:5])}")
     return Health(status="ok", detail=f"site {site.name}, generation {site.generation}")

@@ -174,7 +174,7 @@ def decision_detail(record: DecisionRecord) -> DecisionDetail:
     return DecisionDetail(
         **decision_out(record).model_dump(),
         observation=json.loads(record.observation_json),
-        state_before=json.loads(record.state_before_json),
+        state_before=json.loads(record.state_before_json or "{}"),
         state_after=json.loads(record.state_after_json),
         params=json.loads(record.params_json),
     )

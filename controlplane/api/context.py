@@ -32,6 +32,8 @@ class LoopAnswer:
     resource: str
     outcome: str
     seconds_since_last_tick: float | None
+    overdue: bool
+    """Nothing has ended for much longer than its pace allows."""
     failures_in_a_row: int
     sentence: str
 

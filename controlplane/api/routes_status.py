@@ -6,7 +6,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Query
 
 from controlplane.api.assemble import freshness, node_out
-from controlplane.api.context import Context
+from controlplane.api.context import ApiContext, Context
 from controlplane.api.routes_deployments import list_deployments
 from controlplane.api.wire import LoopOut, StatusOut, UsageOut
 from controlplane.kernel.errors import InvalidError, Problem
@@ -23,6 +23,11 @@ _DECISIONS_READ_MAX: Final = 100_000
 @router.get("/status")
 async def get_status(context: Context) -> StatusOut:
     """Everything that `quarterdeck status` and `watch` show, in one call."""
+    return await status_of(context)
+
+
+async def status_of(context: ApiContext) -> StatusOut:
+    """The same for a caller inside the process."""
     async with context.store.transaction() as tx:
         site, nodes, replicas = await tx.site(), await tx.nodes(), await tx.replicas()
     snapshot = context.telemetry.snapshot()

@@ -21,7 +21,7 @@ type Decoder = Callable[[Any, str], Any]
 
 def encode(value: object) -> str:
     """The canonical text of a frozen dataclass made of numbers, texts, enums, durations, tuples and the like."""
-    return orjson.dumps(value, default=_plain, option=orjson.OPT_SORT_KEYS).decode()
+    return orjson.dumps(value, default=_plain, option=_CANONICAL).decode()
 
 
 def decode[T](kind: type[T], text: str) -> T:
@@ -35,10 +35,21 @@ def decode[T](kind: type[T], text: str) -> T:
     return value
 
 
+_CANONICAL = orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS
+"""orjson sorts the keys of dicts only, so dataclasses are handed over as such."""
+
+
 def _plain(value: object) -> object:
+    if is_dataclass(value):
+        return {name: getattr(value, name) for name in _names(type(value))}
     if isinstance(value, timedelta):
         return value.total_seconds()
     raise TypeError(f"{type(value).__name__} has no canonical JSON form")
+
+
+@cache
+def _names(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
 
 
 @cache

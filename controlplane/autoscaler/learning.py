@@ -1,7 +1,7 @@
 """What an observation teaches: demand history, mean request, step time, cold starts, attained objectives."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from controlplane.autoscaler.capacity import mean_request, replica_timing
 from controlplane.autoscaler.forecast import with_arrivals
@@ -135,30 +135,42 @@ def _faded(memory: LatencyDelta, keep: float, new: LatencyDelta) -> LatencyDelta
 
 
 def _slowness(params: PolicyParams, observation: Observation, state: PolicyState, elapsed_s: float) -> Slowness:
-    """One step of a scalar Kalman filter on ln(measured gap / modelled gap at the measured batch).
-
-    The mean batch over the interval is exact by Little's law: the gaps that ended within it, summed, per second.
-    """
+    """One step of a scalar Kalman filter on ln(measured gap / modelled gap at the measured batch)."""
     tuning, belief = params.tuning, state.slowness
-    variance = belief.variance + tuning.slowness_drift_per_s * elapsed_s
-    limit = tuning.slowness_sd_derived**2
-    variance = min(variance, max(limit, belief.variance))
-    gaps = observation.inter_token
-    trusted = observation.engines is Trust.FRESH and observation.engine_deltas > 0
-    if not trusted or gaps.count < tuning.tokens_to_learn or observation.engine_seconds <= 0.0 or gaps.sum_s <= 0.0:
+    drifted = belief.variance + tuning.slowness_drift_per_s * elapsed_s
+    variance = min(drifted, max(tuning.slowness_sd_derived**2, belief.variance))
+    measured = _measured(params, observation, state)
+    if measured is None:
         return Slowness(mean=belief.mean, variance=variance)
-    workload = mean_request(params, state)
-    timing = replica_timing(params, workload, 1.0)
-    per_replica_s = observation.engine_seconds * observation.engine_deltas
-    batch = max(gaps.sum_s / per_replica_s, 1.0)
-    prefill_share = min(observation.ttft.count / per_replica_s * timing.prefill_s, _PREFILL_SHARE_MAX)
-    modelled_s = (timing.step_base_s + batch * timing.step_per_seq_s) / (1.0 - prefill_share)
-    if modelled_s <= 0.0:
-        return Slowness(mean=belief.mean, variance=variance)
-    noise = (tuning.slowness_sd_measured / (1.0 - prefill_share)) ** 2
-    surprise = math.log(gaps.sum_s / gaps.count / modelled_s) - belief.mean
+    noise = (tuning.slowness_sd_measured / (1.0 - measured.prefill_share)) ** 2
+    surprise = math.log(measured.gap_ratio) - belief.mean
     most = tuning.slowness_surprise_max * math.sqrt(variance + noise)
     gain = variance / (variance + noise)
     bound = math.log(tuning.slowness_max)
     mean = min(max(belief.mean + gain * min(max(surprise, -most), most), -bound), bound)
     return Slowness(mean=mean, variance=(1.0 - gain) * variance)
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    gap_ratio: float
+    """Measured over modelled time between tokens."""
+    prefill_share: float
+    """Of the replicas' time; decoding stalls for it."""
+
+
+def _measured(params: PolicyParams, observation: Observation, state: PolicyState) -> _Measured | None:
+    """None when the tick teaches nothing.
+
+    The mean batch over the interval is exact by Little's law: the gaps that ended within it, summed, per second.
+    """
+    gaps = observation.inter_token
+    replica_s = observation.engine_seconds * observation.engine_deltas
+    if observation.engines is not Trust.FRESH or replica_s <= 0.0 or gaps.count < params.tuning.tokens_to_learn:
+        return None
+    timing = replica_timing(params, mean_request(params, state), 1.0)
+    batch = max(gaps.sum_s / replica_s, 1.0)
+    prefill_share = min(observation.ttft.count / replica_s * timing.prefill_s, _PREFILL_SHARE_MAX)
+    modelled_s = (timing.step_base_s + batch * timing.step_per_seq_s) / (1.0 - prefill_share)
+    ratio = gaps.sum_s / gaps.count / modelled_s if modelled_s > 0.0 else 0.0
+    return _Measured(ratio, prefill_share) if ratio > 0.0 else None

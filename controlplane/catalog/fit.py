@@ -4,7 +4,7 @@ The rule: the KV budget must hold one sequence of the whole context (else vLLM r
 sequences of `mean_tokens`. No multiplier anywhere: see docs/models.md for the parts and their error.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -285,7 +285,7 @@ def _at_degree(ask: _Ask, degree: int, context: int | None) -> FitAnswer:
         largest_concurrency=concurrent,
     )
     problems = degree_problems(ask.shape, serving.precision, degree)
-    impossible = tuple(_degree_refusal(problem, degree) for problem in problems)
+    impossible = (_degree_refusal(problems, degree),) if problems else ()
     refusals = impossible or _memory_refusals(ask, finding)
     return FitAnswer(
         model=ask.model.id,
@@ -310,8 +310,8 @@ def _at_degree(ask: _Ask, degree: int, context: int | None) -> FitAnswer:
     )
 
 
-def _degree_refusal(problem: str, degree: int) -> Refusal:
-    return Refusal(field="tensor_parallel", found=f"TP{degree}", expected=problem, advice="")
+def _degree_refusal(problems: Sequence[str], degree: int) -> Refusal:
+    return Refusal(field="tensor_parallel", found=f"TP{degree}", expected=" and ".join(problems), advice="")
 
 
 def _largest_context(ask: _Ask, budget: Budget, tokens: int, serving: Serving) -> int:

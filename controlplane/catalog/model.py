@@ -60,7 +60,7 @@ class ModelCard:
     context_extended_tokens: int | None = None
     """Longest with the documented rope scaling, given through engine arguments."""
     parameters: int | None = None
-    """Published total, where there is one: the computed count is checked against it."""
+    """What the shape must give: a slip in the file shows as another total."""
     parameters_active: int | None = None
     resident_bytes: int = 0
     """Memory of a model without a shape."""

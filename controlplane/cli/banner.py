@@ -47,7 +47,11 @@ def banner_lines(status: StatusOut, *, control_url: str, state_dir: Path, detach
     yield f"  {command} status{suffix}"
     if chat is not None:
         yield f"  {command} decisions --deployment {chat}{suffix}       why there are so many replicas"
-    yield f"  {command} down       stops everything" if detached else "Ctrl-C stops everything; the next start picks up here."
+    yield (
+        f"  {command} down       stops everything"
+        if detached
+        else "Ctrl-C stops everything; the next start picks up here."
+    )
 
 
 def describe_fleet(nodes: Sequence[NodeOut]) -> str:

@@ -16,6 +16,7 @@ from controlplane.adapters.sitefile.parse import parse_site, read_site, read_tex
 from controlplane.adapters.sitefile.planned import PlannedFile, plan_site_file
 from controlplane.api.wire import SiteChangeOut, SiteDocument
 from controlplane.catalog.files import load_catalog
+from controlplane.catalog.model import Catalog
 from controlplane.catalog.planning import plan_serving
 from controlplane.cli.client import DEFAULT_URL, ApiClient, AsJson, ControlPlane
 from controlplane.cli.exits import ExitCode, reported
@@ -30,12 +31,18 @@ SiteFileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A site.y
 _RUNNING: Final = "the running site"
 """Stands for a file's name in messages about the document that the control plane has."""
 
+_TABLE_COLUMNS: Final = 120
+"""Wide enough for every name; a narrower terminal wraps it, which beats names that are cut."""
+
 
 @app.command()
 def check(file: SiteFileArgument, *, as_json: AsJson = False) -> None:
     """Check a site file: every problem with its line, and whether each model fits. Needs no control plane."""
+    with reported():
+        text = read_text(file)
+        catalog = load_catalog()
     try:
-        planned = _planned(read_text(file), file=str(file))
+        planned = _planned(text, catalog, file=str(file))
     except InvalidError as error:
         _show_problems(error.problems, file, as_json=as_json)
         raise typer.Exit(ExitCode.FAILED) from error
@@ -57,12 +64,13 @@ def diff(
 ) -> None:
     """Show what a site file would change."""
     with reported():
-        after = _planned(read_text(file), file=str(file))
+        catalog = load_catalog()
+        after = _planned(read_text(file), catalog, file=str(file))
         if against is None:
             answer = SiteDocument.model_validate(ApiClient(control_plane).get("/api/v1/site/document"))
-            before = _planned(answer.document, file=_RUNNING)
+            before = _planned(answer.document, catalog, file=_RUNNING)
         else:
-            before = _planned(read_text(against), file=str(against))
+            before = _planned(read_text(against), catalog, file=str(against))
         change = compare_sites(before.site, before.plans, after.site, after.plans)
         _show_changes(list(change.sentences()), nothing="nothing changes", as_json=as_json)
 
@@ -108,8 +116,7 @@ def schema_text() -> str:
     return json.dumps(site_json_schema(), indent=2) + "\n"
 
 
-def _planned(text: str, *, file: str) -> PlannedFile:
-    catalog = load_catalog()
+def _planned(text: str, catalog: Catalog, *, file: str) -> PlannedFile:
     read = read_site(text, file=file, known_models=frozenset(catalog.models), known_gpus=frozenset(catalog.gpus))
     return plan_site_file(read, partial(plan_serving, catalog=catalog))
 
@@ -168,12 +175,12 @@ def _show_plans(planned: PlannedFile, file: Path) -> None:
             ", ".join(plan.gpu_models),
             format_bytes(plan.memory_bytes_per_gpu),
         )
-    Console().print(table)
+    Console(width=max(Console().width, _TABLE_COLUMNS)).print(table)
     for problem in planned.warnings:
         typer.echo(f"warning: {_in_lines(problem)}")
     nodes = planned.site.nodes
     gpus = sum(node.gpus for node in nodes)
-    typer.echo(f"{file}: ok, site {planned.site.name}: {len(nodes)} nodes, {gpus} GPUs")
+    typer.echo(f"{file}: ok, site {planned.site.name}, nodes: {len(nodes)}, GPUs: {gpus}")
 
 
 def _show_changes(changes: Sequence[str], *, nothing: str, as_json: bool) -> None:

@@ -45,8 +45,12 @@ def up(
     port: Port = None,
     control_port: ControlPort = 8080,
     *,
-    load: Annotated[bool, typer.Option("--load/--no-load", help="Send the site's own load, if it declares one.")] = True,
-    detach: Annotated[bool, typer.Option("--detach", help="Run in the background; `quarterdeck down` stops it.")] = False,
+    load: Annotated[
+        bool, typer.Option("--load/--no-load", help="Send the site's own load, if it declares one.")
+    ] = True,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Run in the background; `quarterdeck down` stops it.")
+    ] = False,
 ) -> None:
     """Run a site: the demo by default, on simulated GPUs; a site of your own with --site."""
     with reported():
@@ -94,7 +98,9 @@ def _detach(options: ServeOptions) -> None:
     with _console.status("starting; the first run takes some seconds"):
         while not _answers(options, process.pid):
             if process.poll() is not None:
-                tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES_ON_FAILURE:])
+                tail = "\n".join(
+                    log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES_ON_FAILURE:]
+                )
                 fail(f"it ended with exit code {process.returncode}; the end of {log}:\n{tail}", ExitCode.FAILED)
             if time.monotonic() > give_up_at:
                 fail(f"not ready after {_READY_S:.0f} s; it goes on starting, {log} says why", ExitCode.FAILED)

@@ -184,7 +184,8 @@ class Transaction(Protocol):
     ) -> Claim | None:
         """Take or renew: free, expired at `now`, or held by the same holder. None when another holds it.
 
-        None also when another worker is taking it at this moment: contention is not an error.
+        None also when another worker is taking it at this moment: contention is not an error. What the former holder
+        applied last is surely seen by the next transaction, not yet by this one.
         """
         ...
 

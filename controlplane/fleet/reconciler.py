@@ -9,7 +9,7 @@ from controlplane.domain.event import EventKind, NewEvent
 from controlplane.domain.ports import Telemetry
 from controlplane.domain.reason import Reason
 from controlplane.domain.store import Claim, Store, Transaction
-from controlplane.fleet.verdict import Delete, FleetLimits, FleetPlan, Seen, Step, Turn, plan_fleet
+from controlplane.fleet.verdict import Delete, FleetLimits, FleetPlan, Step, Turn, plan_fleet
 from controlplane.kernel.effects import Clock
 from controlplane.kernel.errors import ConflictError, NotFoundError
 from controlplane.runtime.reconciler import TickReport
@@ -35,9 +35,10 @@ class FleetReconciler:
     async def tick(self, resource: str, claim: Claim) -> TickReport:
         assert resource == _SITE, f"the fleet loop works on {_SITE}, not on {resource}"
         plan = await self._plan()
-        if plan.steps:
-            await self._apply(plan.steps, claim)
-        return _report(plan)
+        if plan.seen or plan.steps:
+            await self._apply(plan, claim)
+        told = [step.sentence for step in plan.steps] + [plan.blind] * bool(plan.blind)
+        return TickReport(sentence="; ".join(told) or "every node is as it was", changed=bool(plan.steps))
 
     async def _plan(self) -> FleetPlan:
         readings = self._telemetry.snapshot().nodes
@@ -53,11 +54,13 @@ class FleetReconciler:
             limits=self._limits,
         )
 
-    async def _apply(self, steps: Sequence[Step], claim: Claim) -> None:
+    async def _apply(self, plan: FleetPlan, claim: Claim) -> None:
         now = self._clock.now()
         async with self._store.transaction() as tx:
             await tx.require_claim(claim.resource, claim.token)
-            events = [event for step in steps if (event := await _write(tx, step, now)) is not None]
+            if plan.seen:
+                await tx.set_nodes_seen(plan.seen)
+            events = [event for step in plan.steps if (event := await _write(tx, step, now)) is not None]
             if events:
                 await tx.append_events(events)
 
@@ -66,9 +69,6 @@ async def _write(tx: Transaction, step: Step, now: datetime) -> NewEvent | None:
     """The event that tells of it; None when there is nothing to tell. A row that changed meanwhile is left alone."""
     try:
         match step:
-            case Seen(node=node, at=at):
-                await tx.set_node_seen(node, at)
-                return None
             case Turn(node=node, generation=generation, state=state, reason=reason, sentence=sentence):
                 await tx.set_node_state(node, state, sentence, expected_generation=generation)
                 return _event(now, node, reason, sentence)
@@ -86,11 +86,3 @@ async def _write(tx: Transaction, step: Step, now: datetime) -> NewEvent | None:
 
 def _event(now: datetime, node: str, reason: Reason, sentence: str) -> NewEvent:
     return NewEvent(at=now, kind=EventKind.NODE, subject=node, reason=reason, sentence=sentence)
-
-
-def _report(plan: FleetPlan) -> TickReport:
-    told = [step.sentence for step in plan.steps if not isinstance(step, Seen)]
-    if plan.blind:
-        told.append(plan.blind)
-    changed = any(not isinstance(step, Seen) for step in plan.steps)
-    return TickReport(sentence="; ".join(told) or "every node is as it was", changed=changed)

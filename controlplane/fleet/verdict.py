@@ -25,14 +25,6 @@ class FleetLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """Write `seen_at`; no event."""
-
-    node: NodeName
-    at: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
     """Change the state, unless the row has changed since it was read."""
 
@@ -51,11 +43,13 @@ class Delete:
     sentence: str
 
 
-type Step = Seen | Turn | Delete
+type Step = Turn | Delete
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetPlan:
+    seen: Mapping[NodeName, datetime]
+    """`seen_at` to write; no event."""
     steps: tuple[Step, ...]
     blind: str = ""
     """Why no node is declared lost though none is in sight; empty when that is not so."""
@@ -77,6 +71,7 @@ def plan_fleet(
     """`watching_since`: from when on this instance has looked; before that an old `seen_at` proves nothing."""
     asked = [readings[node.name] for node in nodes if node.name in readings]
     blind = len(asked) >= _BLIND_FROM_NODES and not any(isinstance(reading, Fresh) for reading in asked)
+    seen: dict[NodeName, datetime] = {}
     steps: list[Step] = []
     for node in nodes:
         if node.removed_from_site and replicas_on.get(node.name, 0) == 0:
@@ -84,28 +79,27 @@ def plan_fleet(
             continue
         match readings.get(node.name):
             case Fresh(value=sample):
-                steps.extend(_in_sight(node, sample, now, limits))
+                if node.seen_at is None or now - node.seen_at >= limits.seen_every:
+                    seen[node.name] = sample.at
+                steps.extend(_in_sight(node, sample))
             case Stale() | Missing() as reading if not blind:
                 steps.extend(_out_of_sight(node, reading, now, watching_since, limits))
             case _:
                 # Not asked yet, or nobody is in sight: nothing is known, so nothing is changed.
                 pass
     sentence = f"none of {len(asked)} nodes is in sight: states are held" if blind else ""
-    return FleetPlan(steps=tuple(steps), blind=sentence)
+    return FleetPlan(seen=seen, steps=tuple(steps), blind=sentence)
 
 
-def _in_sight(node: Node, sample: NodeSample, now: datetime, limits: FleetLimits) -> list[Step]:
-    steps: list[Step] = []
-    if node.seen_at is None or now - node.seen_at >= limits.seen_every:
-        steps.append(Seen(node=node.name, at=sample.at))
-    whole = len(sample.gpus) >= node.spec.gpus
+def _in_sight(node: Node, sample: NodeSample) -> list[Step]:
     counted = f"{len(sample.gpus)} of {node.spec.gpus} GPUs"
+    whole = len(sample.gpus) >= node.spec.gpus
     if whole and node.state is NodeState.UNKNOWN:
-        steps.append(_turn(node, NodeState.READY, Reason.NODE_SEEN, f"{node.name} is in sight with {counted}"))
+        return [_turn(node, NodeState.READY, Reason.NODE_SEEN, f"{node.name} is in sight with {counted}")]
     if not whole and node.state is NodeState.READY:
         sentence = f"{node.name} shows only {counted}: no new replica is placed there until all of them answer"
-        steps.append(_turn(node, NodeState.UNKNOWN, Reason.NODE_LOST, sentence))
-    return steps
+        return [_turn(node, NodeState.UNKNOWN, Reason.NODE_LOST, sentence)]
+    return []
 
 
 def _out_of_sight(

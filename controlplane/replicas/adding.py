@@ -50,7 +50,7 @@ def _may_return(situation: Situation, standing: Standing) -> bool:
     replica = standing.replica
     if replica.phase is not ReplicaPhase.DRAINING or standing.process is not ProcessState.RUNNING:
         return False
-    if replica.reason in SICK_REASONS or standing.outlook is not NodeOutlook.STAYS:
+    if replica.reason in SICK_REASONS or standing.doubtful or standing.outlook is not NodeOutlook.STAYS:
         return False
     if not replica.sleep_after_drain:
         return True

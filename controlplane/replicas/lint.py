@@ -10,6 +10,7 @@ from typing import Final
 
 from controlplane.domain.health import ProbeVerdict
 from controlplane.domain.node import NodeState
+from controlplane.domain.reason import Reason
 from controlplane.domain.replica import REPLICA_TRANSITIONS, Replica, ReplicaPhase
 from controlplane.kernel.ids import ReplicaName
 from controlplane.replicas.ports import Seen, TrafficSeen
@@ -225,11 +226,10 @@ def _stops_in_order(situation: Situation, plan: ReplicaPlan, rows: _Rows) -> Ite
 def _may_stop_draining(situation: Situation, row: Replica) -> bool:
     waited = situation.now - row.phase_since
     deadline = situation.deployment.plan.launch.drain_deadline
-    if waited >= min(deadline, situation.limits.hung_drain):
-        # Late for a hung one; for the others the full deadline counts.
-        pulse = situation.memory.pulses.get(row.name)
-        if waited >= deadline or pulse is None or pulse.probe_failures > 0:
-            return True
+    if row.reason in (Reason.HUNG, Reason.UNHEALTHY):
+        deadline = min(deadline, situation.limits.hung_drain)
+    if waited >= deadline:
+        return True
     if not isinstance(situation.traffic, TrafficSeen):
         return False
     node = situation.nodes.get(row.node)

@@ -55,14 +55,14 @@ def drain_surplus(draft: Draft) -> None:
             f"{len(candidates)} replicas may go, but the gateway cannot say which ones serve: {traffic.why}",
         )
         return
-    spare = sum(1 for standing in draft.serving if standing.routed) - draft.target
+    spare = sum(1 for standing in draft.serving if standing.dependable) - draft.target
     keeper = _keeper(draft)
     for standing in candidates:
         if draft.removals_left <= 0:
             return
-        if draft.target > 0 and (spare < 1 if standing.routed else spare < 0):
+        if draft.target > 0 and (spare < 1 if standing.dependable else spare < 0):
             continue
-        spare -= int(standing.routed)
+        spare -= int(standing.dependable)
         draft.removals_left -= 1
         draft.add(standing.replica, _drain(draft, standing, sleep=standing is keeper))
 
@@ -107,13 +107,13 @@ def _stop_unserving(draft: Draft, standing: Standing) -> Step:
 
 
 def _drain_candidates(draft: Draft) -> list[Standing]:
-    """In the order in which they should go: what must go anyway, then the youngest of the surplus."""
+    """In the order in which they should go: what must go anyway, then of the surplus the doubtful and the youngest."""
     ready = [standing for standing in draft.open if standing.serving and standing.outlook is not NodeOutlook.UNKNOWN]
     leaving = [standing for standing in ready if not standing.keepable]
     surplus = sum(1 for standing in draft.serving if standing.keepable) - draft.target
     youngest = sorted(
         (standing for standing in ready if standing.keepable),
-        key=lambda s: (s.routed, -s.replica.ordinal),
+        key=lambda s: (s.dependable, -s.replica.ordinal),
     )
     return [*leaving, *youngest[: max(0, surplus)]]
 

@@ -74,6 +74,8 @@ class Standing:
     """Of the present revision."""
     sick: Reason | None
     sick_sentence: str
+    doubtful: bool
+    """A probe failed and nothing has proved it well since: in service still, but not to be relied on."""
     server: ServerTraffic | None
     """The gateway's live word; None when not asked, not answered or not routed."""
 
@@ -99,9 +101,9 @@ class Standing:
         return self.replica.phase in _COMING and self.process in (ProcessState.RUNNING, ProcessState.UNSURE)
 
     @property
-    def routed(self) -> bool:
-        """The gateway sends it requests now."""
-        return self.serving and self.server is not None and server_up(self.server)
+    def dependable(self) -> bool:
+        """The gateway sends it requests now, and there is no doubt that it answers them."""
+        return self.serving and not self.doubtful and self.server is not None and server_up(self.server)
 
 
 def assess(situation: Situation) -> tuple[Standing, ...]:
@@ -144,6 +146,7 @@ def _stand(situation: Situation, replica: Replica) -> Standing:
         current=replica.revision == situation.deployment.plan.revision,
         sick=sick,
         sick_sentence=sentence,
+        doubtful=_is_doubtful(situation, replica),
         server=server,
     )
 
@@ -165,6 +168,11 @@ def _process(situation: Situation, replica: Replica, seen: SeenReplica | None, o
     if launched_at is not None and situation.now - launched_at < situation.limits.launch_settle:
         return ProcessState.UNSURE
     return ProcessState.GONE
+
+
+def _is_doubtful(situation: Situation, replica: Replica) -> bool:
+    pulse = situation.memory.pulses.get(replica.name)
+    return pulse is not None and pulse.probe_failures > 0
 
 
 def _sickness(situation: Situation, replica: Replica, process: ProcessState) -> tuple[Reason | None, str]:

@@ -93,9 +93,7 @@ class ClaimKeeper:
     async def _taken(self, tx: Transaction, name: str, now: datetime) -> Claim | None:
         held = self._held.get(name)
         token = ClaimToken(self._ids.new_id()) if held is None else held.token
-        return await tx.claim(
-            name, token=token, holder=self._instance, now=now, expires_at=now + self._pace.claim_ttl
-        )
+        return await tx.claim(name, token=token, holder=self._instance, now=now, expires_at=now + self._pace.claim_ttl)
 
 
 def survey_period(pace: Pace) -> timedelta:

@@ -30,8 +30,6 @@ async def wait_for(clock: Clock, event: asyncio.Event, limit: timedelta | None) 
         return True
     if limit is None:
         return await event.wait()
-    if limit <= timedelta(0):
-        return False
     try:
         async with deadline(clock, limit):
             return await event.wait()

@@ -28,6 +28,8 @@ _STORE_DEADLINE: Final = timedelta(seconds=10)
 """For the driver's own short transactions; the store's own waits end sooner."""
 _OVERDUE_PACES: Final = 3
 """A loop counts as hanging after so many of its longest regular intervals without an end of a tick."""
+_RESOLUTION_S: Final = 1e-6
+"""timedelta's: what is due nearer than this is due now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +86,7 @@ class Driver:
         )
         survey_pace = replace(pace, period=survey_period(pace))
         self._survey = _Slot(resource=SURVEY, schedule=Schedule(pace=survey_pace), known_since=clock.now())
+        self._work: frozenset[str] = frozenset()
         self._slots: dict[str, _Slot] = {}
         self._wake = asyncio.Event()
         self._stopping = False
@@ -120,7 +123,7 @@ class Driver:
 
     async def _survey_if_due(self) -> None:
         slot = self._survey
-        if slot.schedule.next_s <= self._clock.monotonic():
+        if slot.schedule.next_s <= self._clock.monotonic() + _RESOLUTION_S:
             await self._run_slot(slot)
 
     def _start_due(self, ticks: asyncio.TaskGroup) -> timedelta | None:
@@ -128,7 +131,7 @@ class Driver:
         now_s = self._clock.monotonic()
         idle = sorted((slot for slot in self._slots.values() if not slot.busy), key=lambda slot: slot.schedule.next_s)
         free = self._concurrency - (len(self._slots) - len(idle))
-        due = [slot for slot in idle if slot.schedule.next_s <= now_s][:free]
+        due = [slot for slot in idle if slot.schedule.next_s <= now_s + _RESOLUTION_S][:free]
         for slot in due:
             slot.busy = True
             ticks.create_task(self._run_slot(slot), name=f"{self.name}/{slot.resource}")
@@ -145,6 +148,8 @@ class Driver:
         finally:
             slot.busy = False
             self._wake.set()
+            if slot is not self._survey and slot.resource not in self._work:
+                self._slots.pop(slot.resource, None)
         if ended is None:
             self._slots.pop(slot.resource, None)
             return
@@ -185,9 +190,73 @@ class Driver:
         """Find the resources and this instance's part of them."""
         resources = await self._reconciler.resources()
         busy = {slot.resource for slot in self._slots.values() if slot.busy}
-        work = await self._claims.survey(resources, busy)
+        self._work = work = await self._claims.survey(resources, busy)
         self._slots = {resource: slot for resource, slot in self._slots.items() if resource in work or slot.busy}
         for resource in work - self._slots.keys():
             schedule = Schedule(pace=self._pace)
             self._slots[resource] = _Slot(resource=resource, schedule=schedule, known_since=self._clock.now())
         return TickReport(sentence=f"works on {len(work)} of {len(resources)}")
+
+    def _failure(self, slot: _Slot, error: Exception) -> _Ended:
+        if isinstance(error, ExceptionGroup) and error.split(StaleClaimError)[1] is None:
+            return _Ended(outcome=TickOutcome.STALE_CLAIM, sentence=str(error.exceptions[0]))
+        if not isinstance(error, QuarterdeckError) and (slot.last is None or not slot.last.outcome.is_failure):
+            _LOG.error("a tick raised what it should not", extra=self._place(slot), exc_info=error)
+        sentence = str(error) if isinstance(error, QuarterdeckError) else f"{type(error).__name__}: {error}"
+        advice = error.after if isinstance(error, RetryableError) else None
+        return _Ended(outcome=TickOutcome.FAILED, sentence=sentence, again_after=advice)
+
+    def _note_change(self, slot: _Slot, ended: _Ended) -> None:
+        failing = slot.last is not None and slot.last.outcome.is_failure
+        if ended.outcome.is_failure and (slot.last is None or slot.last.sentence != ended.sentence):
+            _LOG.warning("a tick failed", extra={**self._place(slot), "sentence": ended.sentence})
+        elif failing and not ended.outcome.is_failure:
+            _LOG.info("ticks succeed again", extra=self._place(slot))
+
+    def _reschedule(self, slot: _Slot, ended: _Ended, now_s: float) -> None:
+        if ended.outcome.is_failure:
+            jitter = self._rng.uniform(JITTER_LOW, 1.0)
+            slot.schedule.fail(now_s, jitter=jitter, after=ended.again_after)
+        else:
+            slot.schedule.succeed(now_s, again_after=ended.again_after)
+
+    async def _record(self, slot: _Slot, ended: _Ended, started_at: datetime) -> None:
+        tick = TickRecord(
+            loop=self.name,
+            resource=slot.resource,
+            holder=self._instance,
+            started_at=started_at,
+            duration=slot.duration,
+            outcome=ended.outcome,
+            sentence=ended.sentence,
+        )
+        try:
+            async with deadline(self._clock, _STORE_DEADLINE), self._store.transaction() as tx:
+                await tx.append_tick(tick)
+        except Exception as error:  # noqa: BLE001 - the record is for people; without it the loop goes on
+            _LOG.warning("a tick could not be recorded", extra={**self._place(slot), "error": str(error)})
+
+    async def _give_back(self) -> None:
+        try:
+            async with deadline(self._clock, _STORE_DEADLINE):
+                await self._claims.release_all()
+        except Exception as error:  # noqa: BLE001 - the claims expire by themselves, only later
+            _LOG.warning("claims could not be given back", extra={"loop": self.name, "error": str(error)})
+
+    def _status_of(self, slot: _Slot) -> LoopStatus:
+        pace = slot.schedule.pace
+        pause = max(pace.period, pace.backoff_max) if slot.schedule.failures else pace.period
+        since = slot.last_tick_at or slot.known_since
+        return LoopStatus(
+            loop=self.name,
+            resource=slot.resource,
+            last_tick_at=slot.last_tick_at,
+            outcome=slot.last.outcome if slot.last else None,
+            sentence=slot.last.sentence if slot.last else "",
+            consecutive_failures=slot.schedule.failures,
+            duration=slot.duration,
+            overdue=self._clock.now() - since > (pause + pace.deadline) * _OVERDUE_PACES,
+        )
+
+    def _place(self, slot: _Slot) -> dict[str, str]:
+        return {"loop": self.name, "resource": slot.resource}

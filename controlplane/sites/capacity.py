@@ -76,14 +76,14 @@ def _alone(demand: _Demand, plans: Plans) -> Iterator[SiteFinding]:
     elif demand.places < spec.replicas_min:
         yield _finding(
             Severity.ERROR, spec, "replicas.min",
-            found=f"min {spec.replicas_min} of {needed} GPUs each, room for {demand.places}",
+            found=f"min {spec.replicas_min} (x {needed} GPU), room for {demand.places}",
             expected=f"at most {demand.places}, what its nodes hold with nothing else on them",
             hint="lower min, or add nodes",
         )  # fmt: skip
     elif demand.places < spec.replicas_max:
         yield _finding(
             Severity.WARNING, spec, "replicas.max",
-            found=f"max {spec.replicas_max} of {needed} GPUs each, room for {demand.places}",
+            found=f"max {spec.replicas_max} (x {needed} GPU), room for {demand.places}",
             expected=f"at most {demand.places}, what its nodes hold with nothing else on them",
             hint="the rest can never start: lower max, or add nodes",
         )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any, cast
 
 from controlplane.domain.deployment import LaunchTemplate
 from controlplane.domain.health import ProbeResult
@@ -32,7 +33,10 @@ class KillSwitch:
 
 
 class KillableStore:
-    """Implements `controlplane.domain.store.Store`. A kill before the commit rolls back, as a lost connection does."""
+    """Implements `controlplane.domain.store.Store`. A kill before the commit rolls back, as a lost connection does.
+
+    Only commits that write are moments: dying before a read is dying after the effect before it.
+    """
 
     def __init__(self, store: Store, switch: KillSwitch) -> None:
         self._store = store
@@ -41,12 +45,27 @@ class KillableStore:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
         async with self._store.transaction() as tx:
-            yield tx
+            watched = _WatchedTransaction(tx)
+            yield cast("Transaction", watched)
+            if watched.wrote:
+                self._switch.moment()
+        if watched.wrote:
             self._switch.moment()
-        self._switch.moment()
 
     async def close(self) -> None:
         await self._store.close()
+
+
+class _WatchedTransaction:
+    """Passes every call on and notes whether one of them writes."""
+
+    def __init__(self, tx: Transaction) -> None:
+        self._tx = tx
+        self.wrote = False
+
+    def __getattr__(self, name: str) -> Any:
+        self.wrote = self.wrote or name.startswith(("put_", "delete_", "set_", "mark_", "append_"))
+        return getattr(self._tx, name)
 
 
 class KillableLauncher:

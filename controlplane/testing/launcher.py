@@ -49,9 +49,13 @@ class FakeProcess:
 
     def up(self, now: datetime) -> bool:
         """Would answer a request."""
+        return self.looks_up(now) and not self.hung
+
+    def looks_up(self, now: datetime) -> bool:
+        """Alive, loaded and awake: all that can be told before a hang shows."""
         loaded = now - self.started_at >= self.behaviour.load
         awake = not self.asleep and (self.awake_at is None or now >= self.awake_at)
-        return self.alive and loaded and awake and not self.hung
+        return self.alive and loaded and awake
 
 
 class FakeLauncher:

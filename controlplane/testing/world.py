@@ -222,14 +222,14 @@ class ReplicaWorld:
             self.telemetry.busy[row.name] = in_flight
 
     def _in_service(self, rows: Sequence[Replica]) -> set[ReplicaName]:
-        """READY, routed, and really able to answer."""
+        """READY, routed, and able to answer as far as anybody can tell yet."""
         now = self.clock.now()
         served: set[ReplicaName] = set()
         for row in rows:
             process = self.launcher.processes.get(row.name)
             server = self.traffic.servers_by_endpoint.get(f"127.0.0.1:{row.port}")
             routed = server is not None and server.state == "UP"
-            if row.phase is ReplicaPhase.READY and routed and process is not None and process.up(now):
+            if row.phase is ReplicaPhase.READY and routed and process is not None and process.looks_up(now):
                 served.add(row.name)
         return served
 
@@ -245,12 +245,17 @@ class ReplicaWorld:
         self._check_signals(rows)
         for deployment in await self.deployments():
             mine = {name for name in in_service_before if name.startswith(f"qd-{deployment.name}-")}
-            now = self.clock.now()
-            working = {n for n in mine if n in self.launcher.processes and self.launcher.processes[n].up(now)}
-            kept = {n for n in working if n in rows and rows[n].phase is ReplicaPhase.READY}
+            working = {name for name in mine if self._works_on(name, rows.get(name))}
+            kept = {name for name in working if name in rows and rows[name].phase is ReplicaPhase.READY}
             floor = min(deployment.replicas_target, len(working))
             if len(kept) < floor:
                 self._break(f"{deployment.name}: {len(kept)} of {len(working)} stay in service, promised {floor}")
+
+    def _works_on(self, name: ReplicaName, row: Replica | None) -> bool:
+        """Neither dead nor just found out to hang: whoever takes it out of service now does so by choice."""
+        process = self.launcher.processes.get(name)
+        found_out = row is not None and row.reason in _EXCUSED
+        return process is not None and process.looks_up(self.clock.now()) and not found_out
 
     def _check_places(self) -> None:
         held: Counter[tuple[str, int]] = Counter()

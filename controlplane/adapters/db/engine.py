@@ -1,6 +1,7 @@
 """Engines for the two databases, and what their errors mean to a caller."""
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,14 @@ _POOL_TIMEOUT_S: Final = 10.0
 """Waiting for a connection. Transactions last milliseconds: whoever waits this long sees a store that is stuck."""
 _SQLITE_BUSY_TIMEOUT_MS: Final = 5_000
 """Waiting for another process's lock on the file: a backup, a shell, a control plane that is just ending."""
+_SQLITE_PRAGMAS: Final = (
+    f"busy_timeout={_SQLITE_BUSY_TIMEOUT_MS}",
+    "journal_mode=WAL",
+    # A commit survives the death of the process (kill -9); the last ones may be lost with the power, the file stays
+    # whole. FULL would add an fsync to each commit to protect rows about local processes, which a power cut ends too.
+    "synchronous=NORMAL",
+    "foreign_keys=ON",
+)
 _SQLITE_VERSION_MIN: Final = (3, 24, 0)
 """The first with ON CONFLICT DO UPDATE."""
 
@@ -82,6 +91,23 @@ def create_engine(url: URL) -> AsyncEngine:
     return _sqlite_engine(url) if url.get_backend_name() == SQLITE else _postgresql_engine(url)
 
 
+def check_sqlite_file(url: URL) -> None:
+    """TerminalError when the file cannot be opened or is something else; blocks for a moment.
+
+    Before the engine tries: its driver leaves a thread behind, complaining, when opening fails.
+    """
+    path = url.database or ""
+    try:
+        with closing(sqlite3.connect(path, timeout=_SQLITE_BUSY_TIMEOUT_MS / 1000)) as connection:
+            connection.execute("PRAGMA schema_version")
+    except sqlite3.OperationalError as error:
+        raise TerminalError(
+            f"the store's file {path} cannot be opened: {error}. Its folder must exist and be writable"
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise TerminalError(f"the store's file {path} is not ours: {error}. Move it away, or name another") from error
+
+
 def _sqlite_engine(url: URL) -> AsyncEngine:
     if sqlite3.sqlite_version_info < _SQLITE_VERSION_MIN:
         wanted = ".".join(map(str, _SQLITE_VERSION_MIN))
@@ -93,20 +119,11 @@ def _sqlite_engine(url: URL) -> AsyncEngine:
 
     @event.listens_for(engine.sync_engine, "connect")
     def configure(connection: DBAPIConnection, _record: object) -> None:
-        any_connection: Any = connection
-        any_connection.isolation_level = None  # the driver begins nothing by itself
-        cursor = connection.cursor()
-        for pragma in (
-            f"busy_timeout={_SQLITE_BUSY_TIMEOUT_MS}",
-            "journal_mode=WAL",
-            # A commit survives the death of the process (kill -9) but the last ones may be lost with the power; the
-            # file stays whole. FULL would add an fsync to each commit to protect rows about local processes, which
-            # a power cut ends as well.
-            "synchronous=NORMAL",
-            "foreign_keys=ON",
-        ):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
+        try:
+            _configure_sqlite(connection)
+        except BaseException:
+            connection.close()  # the pool never sees it, and its thread would stay
+            raise
 
     @event.listens_for(engine.sync_engine, "begin")
     def begin(connection: Any) -> None:
@@ -114,6 +131,14 @@ def _sqlite_engine(url: URL) -> AsyncEngine:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+def _configure_sqlite(connection: Any) -> None:
+    connection.isolation_level = None  # the driver begins nothing by itself
+    cursor = connection.cursor()
+    for pragma in _SQLITE_PRAGMAS:
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
 
 
 def _postgresql_engine(url: URL) -> AsyncEngine:

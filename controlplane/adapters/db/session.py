@@ -2,9 +2,9 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Executable, Row, Table, inspect
+from sqlalchemy import CursorResult, Executable, Row, Table, inspect
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -12,6 +12,9 @@ from controlplane.adapters.db.engine import POSTGRESQL
 
 type Insert = postgresql.Insert | sqlite.Insert
 type Parameters = dict[str, Any] | Sequence[dict[str, Any]]
+
+_COUNT_ROWS: Final = {"preserve_rowcount": True}
+"""SQLAlchemy forgets the count of an INSERT otherwise; one that meets a conflict may have changed nothing."""
 
 
 class Session:
@@ -23,8 +26,9 @@ class Session:
 
     async def run(self, statement: Executable, parameters: Parameters | None = None) -> int:
         """Rows changed."""
-        result = await self._connection.execute(statement, parameters)
-        return int(getattr(result, "rowcount", 0))
+        result = await self._connection.execute(statement, parameters, execution_options=_COUNT_ROWS)
+        assert isinstance(result, CursorResult), f"{statement} changes nothing"
+        return result.rowcount
 
     async def rows(self, statement: Executable, parameters: Parameters | None = None) -> Sequence[Row[Any]]:
         return (await self._connection.execute(statement, parameters)).all()

@@ -1,5 +1,6 @@
 """The store on SQLAlchemy Core: implements `controlplane.domain.store.Store` on SQLite and PostgreSQL."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from controlplane.adapters.db.claim_rows import ClaimRows
 from controlplane.adapters.db.deployment_rows import DeploymentRows, deployment_from_row
-from controlplane.adapters.db.engine import create_engine, meaning, parse_url
+from controlplane.adapters.db.engine import SQLITE, check_sqlite_file, create_engine, meaning, parse_url
 from controlplane.adapters.db.history_rows import HistoryRows
 from controlplane.adapters.db.node_rows import NodeRows, node_from_row
 from controlplane.adapters.db.remembered import Remembered
@@ -27,7 +28,10 @@ async def open_store(url: str) -> "SqlStore":
     Several instances may start at once: they migrate one after the other. RetryableError when the database cannot be
     reached; TerminalError when it was left by a newer version of this program.
     """
-    engine = create_engine(parse_url(url))
+    parsed = parse_url(url)
+    if parsed.get_backend_name() == SQLITE:
+        await asyncio.to_thread(check_sqlite_file, parsed)
+    engine = create_engine(parsed)
     try:
         await bring_up_to_date(engine)
     except SQLAlchemyError as error:

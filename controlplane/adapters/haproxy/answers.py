@@ -1,7 +1,7 @@
 """HAProxy's answers, parsed. Pure; formats of HAProxy 2.8, each with a recorded sample in the tests."""
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -140,34 +140,56 @@ def parse_counted(text: str) -> dict[DeploymentName, Counted]:
     return counted
 
 
-def parse_slots(info: WorkerInfo, state: str, stat: str) -> GatewaySeen:
-    """`show servers state` tells address, weight and both states exactly, `show stat` limit and load."""
-    loads = {(row.backend, row.server): row for row in parse_stat(stat)}
+def parse_slots(info: WorkerInfo, text: str) -> GatewaySeen:
+    """From `show servers state` (address, weight, both states exactly) and `show stat` (limit, load) in one text."""
+    loads = {(row.backend, row.server): row for row in parse_stat(text)}
     slots: dict[DeploymentName, list[SlotSeen]] = {}
-    columns: dict[str, int] = {}
-    for line in state.splitlines():
-        if line.startswith("# be_id"):
-            columns = {name: index for index, name in enumerate(line[2:].split())}
-            continue
-        fields = line.split()
-        if not columns or len(fields) < len(columns):
-            continue
-        backend, server = fields[columns["be_name"]], fields[columns["srv_name"]]
+    for backend, server, field in _server_states(text):
         deployment = deployment_of(backend)
         if deployment is None or server == HOLD_SERVER:
             continue
         load = loads.get((backend, server))
         slots.setdefault(deployment, []).append(
             SlotSeen(
-                endpoint=f"{fields[columns['srv_addr']]}:{fields[columns['srv_port']]}",
-                admin=_admin(int(fields[columns["srv_admin_state"]])),
-                up=int(fields[columns["srv_op_state"]]) != _OP_STOPPED,
-                weight=int(fields[columns["srv_uweight"]]),
+                endpoint=f"{field('srv_addr')}:{field('srv_port')}",
+                admin=_admin(int(field("srv_admin_state"))),
+                up=int(field("srv_op_state")) != _OP_STOPPED,
+                weight=int(field("srv_uweight")),
                 maxconn=load.limit if load else 0,
                 in_flight=load.in_flight if load else 0,
             )
         )
     return GatewaySeen(structure=info.structure, slots={name: tuple(found) for name, found in slots.items()})
+
+
+def parse_drained(text: str) -> set[tuple[str, str]]:
+    """(backend, server) of those told to drain. `show stat` says DOWN for one that drains and fails its check."""
+    return {
+        (backend, server)
+        for backend, server, field in _server_states(text)
+        if _admin(int(field("srv_admin_state"))) is SlotAdmin.DRAIN
+    }
+
+
+def _server_states(text: str) -> Iterator[tuple[str, str, Callable[[str], str]]]:
+    """Lines of `show servers state`: backend, server, and a look-up of its columns by name."""
+    columns: dict[str, int] = {}
+    for line in text.splitlines():
+        if line.startswith("# be_id"):
+            columns = {name: index for index, name in enumerate(line[2:].split())}
+            continue
+        fields = line.split()
+        if columns and len(fields) == len(columns):
+            yield fields[columns["be_name"]], fields[columns["srv_name"]], _Fields(fields, columns)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fields:
+    fields: list[str]
+    columns: Mapping[str, int]
+
+    def __call__(self, name: str) -> str:
+        return self.fields[self.columns[name]]
 
 
 def _admin(bits: int) -> SlotAdmin:

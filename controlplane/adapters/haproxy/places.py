@@ -1,18 +1,24 @@
 """Where the gateway's files and sockets are. Derived from the state directory, so that a restart finds them."""
 
+import fcntl
 import hashlib
 import os
 import socket
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from controlplane.kernel.errors import TerminalError
+from controlplane.kernel.errors import RetryableError, TerminalError
 
 SOCKET_PATH_BYTES_MAX: Final = 80
 """A Unix socket's path has at most 107 bytes, of which HAProxy takes up to 20 for a name beside it while binding."""
+
+TAIL_BYTES_MAX: Final = 64 * 1024
+"""Of a log, for an error message."""
 
 _SAFE: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+@")
 _LONGEST_NAME: Final = "activator-control.sock"
@@ -122,3 +128,21 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+@contextmanager
+def start_lock(paths: GatewayPaths) -> Iterator[None]:
+    """Only one control plane at a time starts things; RetryableError for the other."""
+    with paths.lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RetryableError("another control plane is starting the gateway") from error
+        yield
+
+
+def tail(log: Path, from_byte: int) -> str:
+    """What was written to the log since; at most TAIL_BYTES_MAX of it. Empty when it was replaced meanwhile."""
+    with log.open("rb") as file:
+        file.seek(from_byte)
+        return file.read(TAIL_BYTES_MAX).decode(errors="replace")

@@ -90,7 +90,7 @@ async def end(
 async def ended(process: psutil.Process, within: timedelta) -> bool:
     try:
         async with asyncio.timeout(within.total_seconds()):
-            while is_alive(process):
+            while is_alive(process):  # noqa: ASYNC110 - no event tells of a process that may not be our child
                 await asyncio.sleep(_POLL.total_seconds())
     except TimeoutError:
         return False

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,7 @@ from controlplane.adapters.haproxy.answers import (
     Counted,
     StatRow,
     parse_counted,
+    parse_drained,
     parse_info,
     parse_processes,
     parse_stat,
@@ -28,8 +30,8 @@ from controlplane.replicas.ports import TrafficSeen, TrafficSighting, TrafficUns
 
 BACKEND_ROW: Final = "BACKEND"
 _UP: Final = "UP"
-_OLD_WORKER_STATE: Final = "DRAIN"
-"""How a server is shown that only an old worker still has requests on."""
+_DRAIN: Final = "DRAIN"
+"""Also how a server is shown that only an old worker still has requests on."""
 
 
 class HaproxyTraffic:
@@ -40,15 +42,17 @@ class HaproxyTraffic:
 
     async def servers(self) -> TrafficSighting:
         try:
-            rows = tuple(parse_stat(await ask(self._paths.admin_socket, "show stat -1 4 -1 no-maint")))
-            return TrafficSeen(servers_of(rows, await old_rows(self._paths)))
+            text = await ask(self._paths.admin_socket, "show stat -1 4 -1 no-maint; show servers state")
+            return TrafficSeen(servers_of(parse_stat(text), await old_rows(self._paths), parse_drained(text)))
         except RetryableError as error:
             return TrafficUnseen(str(error))
 
 
 async def read_sample(paths: GatewayPaths, now: datetime) -> GatewaySample:
     """RetryableError when HAProxy or the activator cannot be asked: half a sample would look like no load."""
-    text = await ask(paths.admin_socket, "show info; show stat -1 6 -1 no-maint; show table arrivals")
+    text = await ask(
+        paths.admin_socket, "show info; show stat -1 6 -1 no-maint; show table arrivals; show servers state"
+    )
     info = parse_info(text)
     if info is None:
         raise RetryableError(f"{paths.admin_socket} answered, but not as HAProxy of this gateway")
@@ -59,7 +63,7 @@ async def read_sample(paths: GatewayPaths, now: datetime) -> GatewaySample:
         at=now,
         epoch=f"{info.epoch}/{state.epoch}",
         routes=routes_of(rows, old, parse_counted(text), state),
-        servers=servers_of(rows, old),
+        servers=servers_of(rows, old, parse_drained(text)),
     )
 
 
@@ -81,14 +85,16 @@ async def activator_state(paths: GatewayPaths, config: ActivatorConfig | None = 
         raise RetryableError(f"the activator's answer cannot be read: {answer[:200]!r}") from error
 
 
-def servers_of(rows: Iterable[StatRow], old: Iterable[StatRow]) -> dict[str, ServerTraffic]:
+def servers_of(
+    rows: Iterable[StatRow], old: Iterable[StatRow], drained: AbstractSet[tuple[str, str]]
+) -> dict[str, ServerTraffic]:
     """By endpoint. Requests on old workers count as in flight: their replica must not be stopped yet."""
     servers: dict[str, ServerTraffic] = {}
     for row in rows:
         if deployment_of(row.backend) is None or row.server in (HOLD_SERVER, BACKEND_ROW):
             continue
         servers[row.endpoint] = ServerTraffic(
-            state=row.status,
+            state=_DRAIN if (row.backend, row.server) in drained else row.status,
             in_flight=row.in_flight,
             queued=row.queued,
             requests_total=row.total,
@@ -99,7 +105,7 @@ def servers_of(rows: Iterable[StatRow], old: Iterable[StatRow]) -> dict[str, Ser
             continue
         known = servers.get(row.endpoint)
         servers[row.endpoint] = ServerTraffic(
-            state=known.state if known else _OLD_WORKER_STATE,
+            state=known.state if known else _DRAIN,
             in_flight=row.in_flight + (known.in_flight if known else 0),
             queued=row.queued + (known.queued if known else 0),
             requests_total=known.requests_total if known else 0,

@@ -1,10 +1,15 @@
 """The schema as JSON Schema: published for editors, and read here for what an error should say was expected."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from functools import cache
 from typing import Any, Final
 
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
+
 from controlplane.adapters.sitefile.findings import Path, Plain, shown
+from controlplane.adapters.sitefile.quantities import SIZE_PATTERN, write_duration, write_size
 from controlplane.adapters.sitefile.schema import SiteDocument
 
 type JsonSchema = Mapping[str, Any]
@@ -17,7 +22,7 @@ _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 def site_json_schema() -> dict[str, Any]:
     """The JSON Schema of `site.yaml` for editors. Rules that span fields are only in `quarterdeck site check`."""
-    published = _published(SiteDocument.model_json_schema())
+    published = _published(_root())
     assert isinstance(published, dict), "a model's schema is an object"
     return {"$schema": _DIALECT, **published, "title": "Quarterdeck site file"}
 
@@ -31,6 +36,12 @@ def schema_at(path: Path) -> JsonSchema | None:
             return None
     options = _options(found or {})
     return {**options[0], **(found or {})} if len(options) == 1 else found
+
+
+def text_schema_at(path: Path) -> JsonSchema:
+    """What the schema says of a text at the path; empty where it takes none."""
+    options = _options(schema_at(path) or {})
+    return next((option for option in options if option.get("type") == "string"), {})
 
 
 def expected_at(path: Path) -> str:
@@ -58,6 +69,18 @@ def field_paths() -> Iterator[tuple[str, JsonSchema]]:
     yield from _fields("", _root())
 
 
+def required_fields() -> frozenset[str]:
+    """The fields of `field_paths` that their section cannot do without."""
+    sections: dict[str, JsonSchema] = {"": _root(), **dict(field_paths())}
+    return frozenset(
+        f"{path}{'[]' if is_list else ''}.{key}".removeprefix(".")
+        for path, schema in sections.items()
+        for is_list, inner in ((False, schema), *((True, item) for item in _items(schema)))
+        for option in _options(inner)
+        for key in option.get("required", ())
+    )
+
+
 @cache
 def field_names() -> frozenset[str]:
     """The last key of every field."""
@@ -82,10 +105,23 @@ def is_secret_path(path: Path) -> bool:
     )
 
 
+class _WithUnits(GenerateJsonSchema):
+    """Defaults of durations and sizes as they would stand in the file."""
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        described = super().default_schema(schema)
+        default = schema.get("default")
+        if "x-expected" in described and isinstance(default, timedelta):
+            described["default"] = write_duration(default)
+        elif described.get("pattern") == SIZE_PATTERN and isinstance(default, int):
+            described["default"] = write_size(default)
+        return described
+
+
 @cache
 def _root() -> JsonSchema:
     """Built once: a constant of the program, a few milliseconds of work."""
-    return SiteDocument.model_json_schema()
+    return SiteDocument.model_json_schema(schema_generator=_WithUnits)
 
 
 def _options(schema: JsonSchema) -> list[JsonSchema]:
@@ -184,6 +220,8 @@ def _published(schema: Any) -> Any:
     kept = {key: value for key, value in schema.items() if not key.startswith(_OURS)}
     if isinstance(kept.get("title"), str):
         del kept["title"]
+    if "default" in kept:
+        kept["default"] = _without_nulls(kept["default"])
     if "default" in kept and kept["default"] is None:
         del kept["default"]
     if "patternProperties" in kept:
@@ -193,3 +231,9 @@ def _published(schema: Any) -> Any:
         del kept["anyOf"]
         kept = {**options[0], **kept}
     return {key: _published(value) for key, value in kept.items() if not key.startswith(_OURS)}
+
+
+def _without_nulls(default: Any) -> Any:
+    if not isinstance(default, dict):
+        return default
+    return {key: _without_nulls(value) for key, value in default.items() if value is not None}

@@ -37,7 +37,9 @@ VALUES_MAX: Final = 50_000
 """Values after aliases are expanded: several times what DOCUMENT_BYTES_MAX can spell out in a sensible file."""
 
 _INTEGER: Final = re.compile(r"[-+]?[0-9]{1,18}")
-_FLOAT: Final = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]{1,3})?")
+_FLOAT: Final = re.compile(
+    r"[-+]?(?=[0-9.]*[.eE])(?:\.[0-9]{1,18}|[0-9]{1,18}(?:\.[0-9]{0,18})?)(?:[eE][-+]?[0-9]{1,2})?"
+)
 _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOLEANS: Final = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _TEXT_TAGS: Final = frozenset({"!", "tag:yaml.org,2002:str"})
@@ -142,13 +144,19 @@ def locate(tree: Tree, path: Path, *, at_key: bool = False) -> tuple[Place, Path
         match tree:
             case Entries(items=entries) if isinstance(part, str) and part in entries:
                 key, tree = entries[part]
-                place = key.place if at_key and reached == len(path) - 1 else tree.place
+                is_key = at_key and reached == len(path) - 1
+                place = key.place if is_key or _is_left_out(tree) else tree.place
             case Items(items=items) if isinstance(part, int) and 0 <= part < len(items):
                 tree = items[part]
                 place = tree.place
             case _:
                 return place, path[:reached]
     return place, path
+
+
+def _is_left_out(tree: Tree) -> bool:
+    """Nothing stands after the key: the parser puts that at the next token, which may be lines below."""
+    return isinstance(tree, Leaf) and tree.value is None and tree.place == tree.end
 
 
 def leaves(tree: Tree, path: Path = ()) -> Iterator[tuple[Path, Leaf]]:

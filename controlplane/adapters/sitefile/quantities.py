@@ -22,6 +22,7 @@ _UNITS: Final = {
 }
 
 _SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(KiB|MiB|GiB)")
+SIZE_PATTERN: Final = f"^{_SIZE.pattern}$"
 _BYTES_OF_UNIT: Final = {"GiB": GIB, "MiB": MIB, "KiB": KIB}
 
 _BOUNDS_HINT: Final = "choose a value inside these bounds"
@@ -113,7 +114,7 @@ class SizeBetween:
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         words = f"a size with its unit, from {write_size(self.low)} to {write_size(self.high)}"
-        return {"type": "string", "pattern": f"^{_SIZE.pattern}$", "x-expected": words}
+        return {"type": "string", "pattern": SIZE_PATTERN, "x-expected": words}
 
 
 def _refusal(hint: str) -> PydanticCustomError:

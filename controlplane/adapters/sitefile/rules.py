@@ -59,7 +59,7 @@ def _pools(data: Plain) -> Iterator[Finding]:
     for path, pool in entries(data, "node_pools"):
         yield from _numa(path, pool)
         yield from _long_names(path, pool)
-        if pool.get("simulated") is not True:
+        if pool.get("simulated", False) is False:
             yield from _shared_addresses(path, pool, real_addresses)
 
 

@@ -116,7 +116,9 @@ class NodePool(Section):
     """How many (named `<pool>-1`, `<pool>-2`, ...), or which: names, or `{name, address, agent_url}`."""
     gpus_per_node: int = Field(ge=1, le=GPUS_PER_NODE_MAX, examples=[8])
     """GPUs in each node."""
-    numa: list[Annotated[int, Field(ge=0, le=63)]] | None = None
+    numa: list[Annotated[int, Field(ge=0, le=63)]] | None = Field(
+        default=None, json_schema_extra=expected("a list with the NUMA domain of each GPU, for example [0, 0, 1, 1]")
+    )
     """NUMA domain of each GPU by index; left out, 8 GPUs are taken as an HGX board: 4 and 4."""
     simulated: bool = False
     """Nodes and GPUs that exist only in this control plane: no machine is needed."""

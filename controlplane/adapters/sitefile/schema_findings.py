@@ -1,5 +1,6 @@
 """pydantic's errors in our words: what was found, what the schema expected there, what to do next."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
@@ -7,7 +8,14 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from controlplane.adapters.sitefile.findings import Finding, Path, Plain, nearest, shown, shown_text, suggestion
-from controlplane.adapters.sitefile.jsonschema import example_at, expected_at, is_secret_path, keys_at, schema_at
+from controlplane.adapters.sitefile.jsonschema import (
+    example_at,
+    expected_at,
+    is_secret_path,
+    keys_at,
+    schema_at,
+    text_schema_at,
+)
 from controlplane.adapters.sitefile.schema import SiteDocument
 from controlplane.adapters.sitefile.secrets import HIDDEN, HOW
 
@@ -109,8 +117,8 @@ def _hint(path: Path, value: Plain) -> str:
         if schema.get("type") in {"integer", "number"} and value.strip().isdigit():
             return f"write {value.strip()} without quotes"
         lowered = value.lower().replace("_", "-").replace(" ", "-")
-        if "pattern" in schema and lowered != value:
-            return f"write {shown_text(lowered)[1:-1]}, for example"
+        if lowered != value and re.search(text_schema_at(path).get("pattern", "(?!)"), lowered):
+            return f"write {lowered}, for example"
     if isinstance(value, int | float) and schema.get("type") == "string" and not isinstance(value, bool):
         return f'quote it: "{value}"'
     example = example_at(path)

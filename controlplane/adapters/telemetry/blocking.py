@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from controlplane.kernel.effects import Clock
 from controlplane.kernel.errors import RetryableError
+from controlplane.kernel.units import format_duration
 
 
 class OneAtATime:
@@ -26,8 +27,8 @@ class OneAtATime:
     async def call[T](self, work: Callable[[], T], *, deadline: timedelta) -> T:
         """What `work` returns or raises. RetryableError when it takes too long, or an earlier call still hangs."""
         if self._busy_since is not None:
-            waited_s = self._clock.monotonic() - self._busy_since
-            raise RetryableError(f"{self._name} has not answered for {waited_s:.1f} s; not asked again until it does")
+            waited = format_duration(timedelta(seconds=self._clock.monotonic() - self._busy_since))
+            raise RetryableError(f"{self._name} has not answered for {waited}; it is not asked again until it does")
         self._busy_since = self._clock.monotonic()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
@@ -53,5 +54,4 @@ class OneAtATime:
         try:
             return await asyncio.wait_for(future, deadline.total_seconds())
         except TimeoutError as error:
-            limit_s = deadline.total_seconds()
-            raise RetryableError(f"{self._name} did not answer within {limit_s:.1f} s") from error
+            raise RetryableError(f"{self._name} did not answer within {format_duration(deadline)}") from error

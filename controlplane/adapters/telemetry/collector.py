@@ -71,7 +71,7 @@ class TelemetryCollector:
         self._engines: Mapping[ReplicaName, Held[EngineSample]] = {}
         self._nodes: Mapping[NodeName, Held[NodeSample]] = {}
         self._nodes_due_s = float("-inf")
-        self._gateway = Held[GatewaySample](source="gateway", value=None, at=clock.now(), failure="not asked yet")
+        self._gateway: Held[GatewaySample] = _never_asked(clock.now())
 
     async def round(self) -> str:
         """Measure everything once; a sentence on how that went. Raises nothing for sources that fail."""
@@ -199,6 +199,10 @@ type _Sample = EngineSample | NodeSample | GatewaySample
 
 def _hold[T: _Sample](before: Held[T] | None, result: T | Missing, source: str, now: datetime) -> Held[T]:
     return hold(before, result, source=source, at=now if isinstance(result, Missing) else result.at)
+
+
+def _never_asked(now: datetime) -> Held[GatewaySample]:
+    return Held(source="gateway", value=None, at=now, failure="not asked yet")
 
 
 def _known[K, T](held: Mapping[K, Held[T]]) -> int:

@@ -47,9 +47,11 @@ async def fleet_report(url: str, since: datetime, until: datetime) -> FleetRepor
 async def _get(url: str, path: str, query: Mapping[str, str]) -> Any:
     """The parsed answer; None for anything that is none: a load does not fail over its report."""
     try:
-        async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
-            async with session.get(url.rstrip("/") + path, params=query) as response:
-                return await response.json() if response.ok else None
+        async with (
+            aiohttp.ClientSession(timeout=_TIMEOUT) as session,
+            session.get(url.rstrip("/") + path, params=query) as response,
+        ):
+            return await response.json() if response.ok else None
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
         return None
 

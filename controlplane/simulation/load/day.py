@@ -59,9 +59,7 @@ def generate_day(shape: DayShape, *, seed: int) -> Iterator[Arrival]:
         rate_rps = shape.trough_rps + (shape.peak_rps - shape.trough_rps) * rate_shape(share)
         rate_rps *= max((burst.gain for burst in bursts if burst.start <= share < burst.end), default=1.0)
         if rng.random() * ceiling_rps < rate_rps:
-            yield Arrival(
-                now_s, _length(rng, shape.prompt_tokens_mean), _length(rng, shape.output_tokens_mean)
-            )
+            yield Arrival(now_s, _length(rng, shape.prompt_tokens_mean), _length(rng, shape.output_tokens_mean))
 
 
 def _bursts(rng: random.Random) -> list[_Burst]:

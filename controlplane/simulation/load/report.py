@@ -97,8 +97,8 @@ def tables(report: LoadReport) -> Iterator[Table | str]:
 
 def _requests_table(report: LoadReport) -> Table:
     table = Table("model", title="Requests", title_justify="left", box=None, pad_edge=False)
-    for name in ("sent", "ok", "failed", "open", "SLO met", "TTFT met", "gap met", "req/s", "tokens/s", "good tokens/s"):
-        table.add_column(name, justify="right")
+    for name in ("sent", "ok", "failed", "open", "SLO met", "TTFT", "gap", "req/s", "tok/s", "good"):
+        table.add_column(name, justify="right", no_wrap=True)
     for name, model in _rows(report):
         met = model.attainment
         table.add_row(

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from time import perf_counter
 from typing import Final, Protocol
 
 from controlplane.simulation.load.client import GatewayClient
@@ -40,7 +41,7 @@ class Sender(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """Seconds that only go forward, and a pause: the event loop's own, or a test's."""
+    """Seconds that only go forward, and a pause: the machine's, or a test's."""
 
     now_s: Callable[[], float]
     sleep: Callable[[float], Awaitable[None]]
@@ -56,7 +57,6 @@ async def run_load(
     if config.control_plane_url is not None and config.objective.is_empty and not config.objectives:
         config = replace(config, objectives=await stated_objectives(config.control_plane_url))
     arrivals = _arrivals(config)
-    loop = asyncio.get_running_loop()
     started_at = datetime.now(UTC)
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(
@@ -68,7 +68,7 @@ async def run_load(
             config,
             arrivals,
             client,
-            timing=Timing(now_s=loop.time, sleep=asyncio.sleep),
+            timing=Timing(now_s=perf_counter, sleep=asyncio.sleep),
             started_at=started_at,
             on_progress=on_progress,
             stop=stop,
@@ -99,9 +99,7 @@ async def send_load(
             watching.cancel()
     if on_progress is not None:
         on_progress(play.progress())
-    return play.tally.report(
-        started_at=started_at.isoformat(), seconds=play.elapsed_s, ending=ending, config=config
-    )
+    return play.tally.report(started_at=started_at.isoformat(), seconds=play.elapsed_s, ending=ending, config=config)
 
 
 def requests(config: LoadConfig, arrivals: Iterator[Arrival]) -> Iterator[Request]:
@@ -145,6 +143,7 @@ class _Play:
         self._stop = stop
         self._began_s = timing.now_s()
         self._open: set[asyncio.Task[None]] = set()
+        self._ended = asyncio.Event()
         self.tally = Tally(config)
 
     @property
@@ -162,7 +161,7 @@ class _Play:
                 return Ending.INTERRUPTED if self._stop.is_set() else Ending.DURATION
             await self._pause_until(request.due_s)
             while len(self._open) >= self._config.concurrency_max and not self._stop.is_set():
-                await self._first_of(*self._open)
+                await self._one_ended()
             if self._stop.is_set():
                 return Ending.INTERRUPTED
             if self.elapsed_s > self._config.duration_s:
@@ -175,7 +174,7 @@ class _Play:
     async def finish(self, ending: Ending) -> Ending:
         """Wait for open requests, each bounded by its own deadline; after an interruption only for a moment."""
         while self._open and not self._stop.is_set():
-            await self._first_of(*self._open)
+            await self._one_ended()
         if not self._open:
             return ending
         _, late = await asyncio.wait(self._open, timeout=_GRACE_S)
@@ -188,7 +187,11 @@ class _Play:
         self.tally.sent_one(request.model.name, self.elapsed_s - request.due_s)
         task = asyncio.create_task(self._one(request), name="load-request")
         self._open.add(task)
-        task.add_done_callback(self._open.discard)
+        task.add_done_callback(self._closed)
+
+    def _closed(self, task: asyncio.Task[None]) -> None:
+        self._open.discard(task)
+        self._ended.set()
 
     async def _one(self, request: Request) -> None:
         self.tally.ended_one(request.model.name, await self._sender.send(request))
@@ -197,14 +200,19 @@ class _Play:
         """Sleep until due, or until stopped; a late schedule still lets answers be read now and then."""
         wait_s = due_s - self.elapsed_s
         if wait_s > 0.0:
-            await self._first_of(asyncio.ensure_future(self._timing.sleep(wait_s)))
+            await self._until(self._timing.sleep(wait_s))
         elif self.tally.sent % _YIELD_EVERY == 0:
             await asyncio.sleep(0)
 
-    async def _first_of(self, *tasks: asyncio.Future[None]) -> None:
-        """The first of them, or the stop."""
-        stopped = asyncio.ensure_future(self._stop.wait())
-        await asyncio.wait({*tasks, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    async def _one_ended(self) -> None:
+        self._ended.clear()
+        await self._until(self._ended.wait())
+
+    async def _until(self, waiting: Awaitable[object]) -> None:
+        """Until it comes, or the stop."""
+        awaited, stopped = asyncio.ensure_future(waiting), asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait({awaited, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        awaited.cancel()
         stopped.cancel()
 
 

@@ -171,5 +171,3 @@ def _latency(values: Iterable[float]) -> Latency | None:
 def _quantile(ordered: list[float], share: float) -> float | None:
     """The smallest value that at least `share` of all do not exceed."""
     return ordered[max(math.ceil(share * len(ordered)) - 1, 0)] if ordered else None
-
-

@@ -32,18 +32,18 @@ def read_trace(path: Path) -> Iterator[Arrival]:
 
 def _open(path: Path) -> Any:
     if not path.is_file():
-        raise _invalid(path, "trace", "no such file", "a parquet file", "check the path")
+        raise _invalid(path, "trace", "no such file", "a parquet file", "Check the path")
     try:
         schema = pq.read_schema(path)
         rows = pq.read_metadata(path).num_rows
     except (pa.ArrowInvalid, OSError) as error:
-        raise _invalid(path, "trace", f"not parquet ({error})", "a parquet file", "csv: convert it first") from error
+        raise _invalid(path, "trace", f"not parquet ({error})", "a parquet file", "Convert it first") from error
     missing = [name for name in _COLUMNS if name not in schema.names]
     if missing:
-        hint = "a file of rates (rate_rps) has no requests to replay" if "rate_rps" in schema.names else ""
+        hint = "A file of rates (rate_rps) has no requests to replay" if "rate_rps" in schema.names else ""
         raise _invalid(path, "columns", f"{schema.names}", f"{list(_COLUMNS)}, without {missing} it cannot", hint)
     if not 0 < rows <= _ROWS_MAX:
-        raise _invalid(path, "rows", str(rows), f"1 to {_ROWS_MAX}", "cut a longer trace into files")
+        raise _invalid(path, "rows", str(rows), f"1 to {_ROWS_MAX}", "Cut a longer trace into files")
     return pq.read_table(path, columns=list(_COLUMNS))
 
 
@@ -64,9 +64,7 @@ def _check(path: Path, column: Any, name: str) -> Iterator[Problem]:
         if len(backwards):
             row = int(backwards[0]) + 1
             found = f"{values[row]} after {values[row - 1]} in row {row}"
-            yield Problem(
-                field=name, found=found, expected="times that do not go back", hint="sort it", file=str(path)
-            )
+            yield Problem(field=name, found=found, expected="times that do not go back", hint="Sort it", file=str(path))
         if not bool(pc.all(pc.is_finite(column)).as_py()):
             yield Problem(field=name, found="inf or nan", expected="finite seconds", file=str(path))
     elif int(values.min()) < 0:

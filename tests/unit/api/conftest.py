@@ -69,7 +69,7 @@ def edge() -> Iterator[Edge]:
     store, telemetry = MemoryStore(), FakeTelemetry(clock)
     loops = [
         LoopAnswer(
-            loop="replicas", resource="chat", outcome="quiet", seconds_since_last_tick=0.5, failures_in_a_row=0,
+            loop="replicas", resource="chat", outcome="quiet", seconds_since_last_tick=0.5, overdue=False, failures_in_a_row=0,
             sentence="nothing to do",
         )
     ]  # fmt: skip

@@ -11,7 +11,7 @@ from controlplane.catalog.divisibility import degree_problems
 from controlplane.catalog.files import load_catalog
 from controlplane.catalog.fit import CONTEXT_MIN_TOKENS, fit
 from controlplane.catalog.memory import GRAPH_BATCH_MAX, captured_sizes, kv_bytes_per_token
-from controlplane.catalog.model import ModelCard
+from controlplane.catalog.model import Gpu, ModelCard
 from controlplane.catalog.weights import LINEAR_BITS, total_weight_bytes, weight_bytes
 from controlplane.kernel.units import GIB, KIB
 
@@ -96,9 +96,9 @@ def test_the_largest_context_is_chosen_where_the_limit_does_not_fit() -> None:
 
 
 def test_no_context_is_chosen_that_is_of_no_use() -> None:
-    """2 GiB beyond the weights: some hundred tokens."""
+    """Little is left beyond the weights: some hundred tokens."""
     card = CATALOG.model("llama-3-8b")
-    answer = fit(card, CATALOG.gpu("tier-24"), tp=1, utilization=0.77)
+    answer = fit(card, CATALOG.gpu("tier-24"), tp=1, utilization=0.71)
 
     assert not answer.fits
     assert answer.context_tokens == card.context_tokens
@@ -109,7 +109,7 @@ def test_weights_alone_too_large() -> None:
     answer = fit(CATALOG.model("llama-3-70b"), H100, tp=1)
 
     assert [item.field for item in answer.refusals] == ["tensor_parallel"]
-    assert answer.smallest_tensor_parallel == 4
+    assert answer.smallest_tensor_parallel == 2
     assert "weights and overheads" in answer.refusals[0].found
     assert "lighter in fp8" in answer.refusals[0].advice
 
@@ -213,14 +213,13 @@ def test_the_batch_sizes_that_vllm_captures() -> None:
 
 
 @given(card=generating, gpu=gpus, precision=st.sampled_from(["bf16", "fp8"]))
-def test_more_gpus_never_hold_fewer_tokens(card: ModelCard, gpu: object, precision: str) -> None:
+def test_more_gpus_never_hold_fewer_tokens(card: ModelCard, gpu: Gpu, precision: str) -> None:
     """While there are KV heads to spread; beyond, and with latent attention, every GPU holds each token."""
-    chosen = next(item for item in CATALOG.gpus.values() if item is gpu)
     assert card.shape is not None
     if card.precision(precision) is None or card.shape.text.latent is not None:
         return
     spread = [tp for tp in (1, 2, 4, 8) if tp <= card.shape.text.kv_heads and possible(card, precision, tp)]
-    tokens = [fit(card, chosen, tp=tp, precision=precision).kv_tokens for tp in spread]
+    tokens = [fit(card, gpu, tp=tp, precision=precision).kv_tokens for tp in spread]
 
     assert tokens == sorted(tokens)
 

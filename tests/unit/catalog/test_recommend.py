@@ -46,9 +46,8 @@ def test_shorter_sequences_let_larger_models_in() -> None:
 
 
 def test_a_non_commercial_model_is_not_recommended_without_a_yes() -> None:
-    asked = {"context": 8192, "concurrency": 1}
-    without = recommend(MODELS, CATALOG.gpu("b200"), **asked)
-    accepted = recommend(MODELS, CATALOG.gpu("b200"), accept_licence=True, **asked)
+    without = recommend(MODELS, CATALOG.gpu("b200"), context=8192, concurrency=1)
+    accepted = recommend(MODELS, CATALOG.gpu("b200"), context=8192, concurrency=1, accept_licence=True)
 
     assert "command-r-v01" not in [item.model.id for item in without if item.fits]
     assert "command-r-v01" in [item.model.id for item in accepted if item.fits]

@@ -155,7 +155,7 @@ XLM_ROBERTA: Final[Config] = {
     ids=["llama", "mistral", "mixtral", "qwen2", "qwen2.5-vl", "deepseek-v2", "cohere", "whisper", "xlm-roberta"],
 )
 def test_parameters_are_counted_exactly(config: Config, parameters: int) -> None:
-    """The totals are those that the repositories' safetensors indexes give."""
+    """To the last one; that they round to the published figures is tested with the known figures."""
     shape = shape_from_config(config)
 
     assert shape.exact
@@ -225,7 +225,7 @@ def test_kv_heads_that_do_not_divide_heads_are_refused() -> None:
         shape_from_config({**LLAMA, "num_key_value_heads": 7})
 
 
-def test_every_catalogued_model_agrees_with_its_published_total() -> None:
+def test_every_catalogued_model_has_the_stated_total() -> None:
     for card in load_catalog().models.values():
         if card.shape is None:
             continue

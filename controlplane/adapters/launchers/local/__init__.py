@@ -1,0 +1,1 @@
+"""Replicas as process groups on this machine, found again through their environment."""

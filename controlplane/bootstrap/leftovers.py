@@ -1,0 +1,55 @@
+"""Processes of a state folder, found by their mark, whoever started them: for the stop of everything."""
+
+import os
+import signal
+import time
+from collections.abc import Iterable
+from typing import Final
+
+import psutil
+
+MARK_VARIABLE: Final = "QUARTERDECK_SITE"
+ROLE_VARIABLE: Final = "QUARTERDECK_ROLE"
+
+_TERM_GRACE_S: Final = 20.0
+"""For open requests: nobody routes to these processes any more, or nobody drained them first."""
+_TERM_AGAIN_S: Final = 5.0
+"""A SIGTERM that arrives while an engine starts is lost (seen on vLLM 0.32); a second one is not."""
+_LOOK_S: Final = 0.05
+
+
+def marked_processes(mark: str) -> list[psutil.Process]:
+    """Living processes of this user that carry the mark; zombies are dead."""
+    return [process for process in psutil.process_iter() if process.pid != os.getpid() and _carries(process, mark)]
+
+
+def stop_leftovers(mark: str) -> int:
+    """End all of them: SIGTERM, once more, then SIGKILL; how many there were."""
+    found = marked_processes(mark)
+    _signal(found, signal.SIGTERM)
+    started_s = time.monotonic()
+    again = False
+    while (left := marked_processes(mark)) and time.monotonic() - started_s < _TERM_GRACE_S:
+        if not again and time.monotonic() - started_s > _TERM_AGAIN_S:
+            _signal(left, signal.SIGTERM)
+            again = True
+        time.sleep(_LOOK_S)
+    _signal(marked_processes(mark), signal.SIGKILL)
+    return len(found)
+
+
+def _carries(process: psutil.Process, mark: str) -> bool:
+    try:
+        if process.uids().real != os.getuid() or process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        return process.environ().get(MARK_VARIABLE) == mark
+    except psutil.Error:
+        return False
+
+
+def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        try:
+            process.send_signal(number)
+        except psutil.Error:
+            continue

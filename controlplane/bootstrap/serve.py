@@ -1,0 +1,260 @@
+"""Run a control plane until it is told to stop, then end everything in order: load, loops, replicas, gateway."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+
+from controlplane.adapters.db.engine import sqlite_url
+from controlplane.adapters.db.store import SqlStore, open_store
+from controlplane.adapters.instance import InstanceLock, InstanceNote, site_mark
+from controlplane.adapters.sitefile.secrets import resolve_secret
+from controlplane.adapters.system import SystemClock, UuidIds
+from controlplane.api.app import create_app
+from controlplane.api.assemble import event_out
+from controlplane.api.routes_status import status_of
+from controlplane.api.wire import EventOut, StatusOut
+from controlplane.bootstrap.compose import Parts, put_together
+from controlplane.bootstrap.logs import write_logs_to
+from controlplane.bootstrap.shutdown import end_replicas
+from controlplane.bootstrap.site_load import SiteLoad
+from controlplane.bootstrap.site_work import SiteWork
+from controlplane.domain.deployment import TaskKind
+from controlplane.domain.site import LoadSpec, Site
+from controlplane.kernel.errors import ConflictError
+from controlplane.kernel.ids import InstanceId
+from controlplane.runtime.supervisor import Service, Supervisor
+
+_LOG = logging.getLogger(__name__)
+
+CONTROL_HOST: Final = "127.0.0.1"
+"""Until callers are told apart (roles and tokens), the API listens for this machine's users only."""
+_READY_POLL: Final = timedelta(milliseconds=200)
+_READY_GIVE_UP: Final = timedelta(seconds=120)
+"""After this the banner is printed anyway: a real model may load for minutes, and the status says so."""
+_EVENTS_POLL: Final = timedelta(milliseconds=500)
+_PRIVATE: Final = 0o077
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeOptions:
+    state_dir: Path
+    site_file: Path | None
+    gateway_port: int | None
+    control_port: int
+    load: bool
+    log_level: str
+    instance: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """What there is to tell once it runs."""
+
+    status: StatusOut
+    control_url: str
+    state_dir: Path
+    load: str
+
+
+type OnReady = Callable[[Running], None]
+type OnEvent = Callable[[EventOut], None]
+
+
+async def serve(options: ServeOptions, *, on_ready: OnReady, on_event: OnEvent) -> None:
+    """Until SIGINT or SIGTERM (everything ends in order) or SIGHUP (only the control plane ends; serving goes on).
+
+    InvalidError for a bad site file, ConflictError when the folder or a port is taken.
+    """
+    os.umask(_PRIVATE)
+    async with AsyncExitStack() as stack:
+        lock = stack.enter_context(InstanceLock(options.state_dir))
+        write_logs_to(options.state_dir / "logs" / "control-plane.log", options.log_level)
+        _check_port(options.control_port)
+        store, site_work, site = await _begin(options, stack)
+        control_url = f"http://{CONTROL_HOST}:{options.control_port}"
+        instance = InstanceId(options.instance or f"{socket.gethostname()}-{UuidIds().new_id()[:8]}")
+        parts = put_together(
+            store=store,
+            site_work=site_work,
+            site=site,
+            state_dir=options.state_dir,
+            control_url=control_url,
+            instance=instance,
+        )
+        stack.push_async_callback(parts.telemetry.close)
+        stack.push_async_callback(parts.engines.close)
+        gateway_url = parts.context.gateway_url
+        lock.write_note(InstanceNote(pid=os.getpid(), control_url=control_url, gateway_url=gateway_url))
+        await _run(options, parts, site, control_url, on_ready, on_event)
+
+
+async def _begin(options: ServeOptions, stack: AsyncExitStack) -> tuple[SqlStore, SiteWork, Site]:
+    """The store: SQLite in the folder, or the PostgreSQL that the site file names; and the site in it."""
+    url = sqlite_url(options.state_dir / "store.sqlite3")
+    store = await open_store(url)
+    stack.push_async_callback(store.close)
+    site_work = SiteWork(store=store, clock=SystemClock(), gateway_port=options.gateway_port)
+    planned = await site_work.look(options.site_file)
+    if planned.store.url is not None:
+        remote = resolve_secret(planned.store.url, os.environ, lambda path: Path(path).read_text(encoding="utf-8"))
+        store = await open_store(remote)
+        stack.push_async_callback(store.close)
+        site_work = SiteWork(store=store, clock=SystemClock(), gateway_port=options.gateway_port)
+    return store, site_work, await site_work.begin(options.site_file)
+
+
+async def _run(
+    options: ServeOptions, parts: Parts, site: Site, control_url: str, on_ready: OnReady, on_event: OnEvent
+) -> None:
+    load = SiteLoad(state_dir=options.state_dir, mark=site_mark(options.state_dir))
+    http = _Http(parts, options.control_port)
+    reporter = _Reporter(parts, on_event)
+    services = [*parts.services, Service(name="api", run=http.run, stop=http.stop)]
+    services.append(Service(name="reporter", run=reporter.run, stop=reporter.stop))
+    supervisor = Supervisor(services, clock=parts.clock)
+    ending = _Ending(supervisor)
+    ending.listen()
+    async with asyncio.TaskGroup() as group:
+        started = group.create_task(_start_up(options, parts, site, control_url, load, on_ready), name="start-up")
+        await supervisor.run()
+        started.cancel()
+    if ending.keep_serving:
+        _LOG.info("the control plane ends; gateway and replicas go on serving")
+        return
+    await asyncio.to_thread(load.stop)
+    await end_replicas(parts)
+    await parts.gateway.stop()
+
+
+async def _start_up(
+    options: ServeOptions, parts: Parts, site: Site, control_url: str, load: SiteLoad, on_ready: OnReady
+) -> None:
+    """Wait for the first replicas, say where to look, send the load."""
+    try:
+        async with asyncio.timeout(_READY_GIVE_UP.total_seconds()):
+            while not await _is_ready(parts):
+                await parts.clock.sleep(_READY_POLL)
+    except TimeoutError:
+        _LOG.warning("some deployments have no ready replica yet")
+    described = "none (--no-load)" if options.load else "none in the site file"
+    if options.load and site.load is not None:
+        embedding = await _embedding(parts)
+        await asyncio.to_thread(
+            load.start, site.load, parts.context.gateway_url, control_url=control_url, embedding=embedding
+        )
+        described = describe_load(site.load)
+    status = await status_of(parts.context)
+    on_ready(Running(status=status, control_url=control_url, state_dir=options.state_dir, load=described))
+
+
+async def _is_ready(parts: Parts) -> bool:
+    status = await status_of(parts.context)
+    served = all(row.replicas_by_phase.get("ready", 0) >= row.replicas_min for row in status.deployments)
+    return served and status.gateway == "fresh"
+
+
+async def _embedding(parts: Parts) -> frozenset[str]:
+    async with parts.store.transaction() as tx:
+        deployments = await tx.deployments()
+    return frozenset(row.name for row in deployments if row.plan.launch.task is TaskKind.EMBED)
+
+
+def describe_load(spec: LoadSpec) -> str:
+    day_min, duration_min = spec.day.total_seconds() / 60, spec.duration.total_seconds() / 60
+    return (
+        f"a day in {day_min:g} minutes, {spec.trough_rps:g} to {spec.peak_rps:g} requests/s, "
+        f"ends by itself after {duration_min:g} minutes"
+    )
+
+
+def _check_port(port: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((CONTROL_HOST, port))
+        except OSError:
+            raise ConflictError(
+                f"port {port} on {CONTROL_HOST} is taken by another program; choose another with --control-port"
+            ) from None
+
+
+class _Ending:
+    """Signals into an orderly end."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self.keep_serving = False
+
+    def listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._supervisor.stop)
+        loop.add_signal_handler(signal.SIGHUP, self._leave)
+
+    def _leave(self) -> None:
+        self.keep_serving = True
+        self._supervisor.stop()
+
+
+class _QuietServer(uvicorn.Server):
+    """Leaves signals to `_Ending`: one place decides in which order things end."""
+
+    def install_signal_handlers(self) -> None:
+        return
+
+
+class _Http:
+    """The API as a service."""
+
+    def __init__(self, parts: Parts, port: int) -> None:
+        config = uvicorn.Config(
+            create_app(parts.context),
+            host=CONTROL_HOST,
+            port=port,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=3,
+            server_header=False,
+        )
+        self._server = _QuietServer(config)
+
+    async def run(self) -> None:
+        await self._server.serve()
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+
+
+class _Reporter:
+    """Tells the terminal of events as they happen."""
+
+    def __init__(self, parts: Parts, on_event: OnEvent) -> None:
+        self._parts = parts
+        self._on_event = on_event
+        self._stopping = False
+
+    def stop(self) -> None:
+        self._stopping = True
+
+    async def run(self) -> None:
+        async with self._parts.store.transaction() as tx:
+            newest = await tx.events(limit=1, newest_first=True)
+        after = newest[0].sequence if newest else 0
+        while not self._stopping:
+            async with self._parts.store.transaction() as tx:
+                events = await tx.events(after=after)
+            for event in events:
+                after = event.sequence
+                self._on_event(event_out(event))
+            await self._parts.clock.sleep(_EVENTS_POLL)

@@ -1,0 +1,114 @@
+"""The site that this instance works with: parse, plan, apply; follow what another instance applied."""
+
+import asyncio
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from controlplane.adapters.sitefile.parse import read_site, read_text
+from controlplane.adapters.sitefile.planned import PlannedFile, plan_site_file
+from controlplane.api.context import SiteChangeAnswer
+from controlplane.catalog.files import load_catalog
+from controlplane.catalog.planning import plan_serving
+from controlplane.domain.site import GatewaySpec, Site
+from controlplane.domain.store import Store
+from controlplane.kernel.effects import Clock
+from controlplane.kernel.errors import NotFoundError
+from controlplane.sites.apply import apply_site, digest_of, preview_site
+
+_DOCUMENT_NAME: Final = "site.yaml"
+"""What a document that came over HTTP, or out of the store, is called in errors."""
+_EXAMPLES: Final = (Path(__file__).parent.parent / "examples", Path(__file__).parents[2] / "examples")
+"""In an installed package, and in a checkout."""
+
+
+def demo_site_file() -> Path:
+    """NotFoundError when the program came without its examples."""
+    for folder in _EXAMPLES:
+        if (folder / "demo" / "site.yaml").is_file():
+            return folder / "demo" / "site.yaml"
+    raise NotFoundError("the program came without its demo site; name a site file with --site FILE")
+
+
+class SiteWork:
+    """Holds the present site. `gateway_port` overrides the file's, for this instance only."""
+
+    def __init__(self, *, store: Store, clock: Clock, gateway_port: int | None) -> None:
+        self._store = store
+        self._clock = clock
+        self._gateway_port = gateway_port
+        self._catalog = load_catalog()
+        self._site: Site | None = None
+        self._digest: str | None = None
+
+    def site(self) -> Site | None:
+        return self._site
+
+    async def gateway_spec(self) -> GatewaySpec | None:
+        return self._site.gateway if self._site is not None else None
+
+    async def look(self, file: Path | None) -> Site:
+        """The site that `begin` would apply, with nothing applied: it may name another store."""
+        document, name = await self._first_document(file)
+        return (await asyncio.to_thread(self._plan, document, name)).site
+
+    async def begin(self, file: Path | None) -> Site:
+        """Apply the file; without one the document applied last, and without that the demo.
+
+        The document is planned anew in each case: a newer program may make a better plan of it. InvalidError with
+        every problem of the file.
+        """
+        document, name = await self._first_document(file)
+        planned = await asyncio.to_thread(self._plan, document, name)
+        await self._apply(planned, dry_run=False)
+        assert self._site is not None, "an applied site is the present one"
+        return self._site
+
+    async def apply_document(self, document: str, dry_run: bool) -> SiteChangeAnswer:  # noqa: FBT001 - the port's form
+        """The API's port: parse, plan, then apply or only say what it would change."""
+        planned = await asyncio.to_thread(self._plan, document, _DOCUMENT_NAME)
+        return await self._apply(planned, dry_run=dry_run)
+
+    async def follow(self) -> str:
+        """Take over what another instance applied; a sentence on what was found."""
+        async with self._store.transaction() as tx:
+            applied = await tx.site()
+        if applied is None:
+            return "no site is applied"
+        if applied.digest == self._digest:
+            return f"site {applied.name}, generation {applied.generation}"
+        planned = await asyncio.to_thread(self._plan, applied.document, _DOCUMENT_NAME)
+        self._site, self._digest = self._own(planned.site), applied.digest
+        return f"took over site {applied.name}, generation {applied.generation}, applied by another instance"
+
+    async def _first_document(self, file: Path | None) -> tuple[str, str]:
+        if file is not None:
+            return await asyncio.to_thread(read_text, file), str(file)
+        async with self._store.transaction() as tx:
+            applied = await tx.site()
+        if applied is not None:
+            return applied.document, _DOCUMENT_NAME
+        demo = demo_site_file()
+        return await asyncio.to_thread(read_text, demo), str(demo)
+
+    def _plan(self, document: str, name: str) -> PlannedFile:
+        catalog = self._catalog
+        read = read_site(
+            document, file=name, known_models=frozenset(catalog.models), known_gpus=frozenset(catalog.gpus)
+        )
+        return plan_site_file(read, partial(plan_serving, catalog=catalog))
+
+    async def _apply(self, planned: PlannedFile, *, dry_run: bool) -> SiteChangeAnswer:
+        own, document = self._own(planned.site), planned.document
+        if dry_run:
+            change = await preview_site(self._store, own, document, planned.plans, previous=self._site)
+        else:
+            change = await apply_site(self._store, own, document, planned.plans, self._clock, previous=self._site)
+            self._site, self._digest = own, digest_of(document)
+        return SiteChangeAnswer(changed=not change.is_empty, sentences=tuple(change.sentences()))
+
+    def _own(self, site: Site) -> Site:
+        if self._gateway_port is None:
+            return site
+        return replace(site, gateway=replace(site.gateway, port=self._gateway_port))
