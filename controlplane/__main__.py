@@ -1,7 +1,5 @@
 """`python -m controlplane` and the console script."""
 
-import sys
-
 from controlplane.cli.main import app
 
 
@@ -10,4 +8,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -13,7 +13,7 @@ from controlplane.kernel.errors import ConflictError
 
 _LOCK_FILE: Final = "control-plane.lock"
 _NOTE_FILE: Final = "control-plane.json"
-_MARK_DIGITS: Final = 12
+_MARK_DIGITS: Final = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

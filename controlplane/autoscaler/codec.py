@@ -41,7 +41,8 @@ _CANONICAL = orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS
 
 def _plain(value: object) -> object:
     if is_dataclass(value):
-        return {name: getattr(value, name) for name in _names(type(value))}
+        kind: Any = type(value)
+        return {name: getattr(value, name) for name in _names(kind)}
     if isinstance(value, timedelta):
         return value.total_seconds()
     raise TypeError(f"{type(value).__name__} has no canonical JSON form")

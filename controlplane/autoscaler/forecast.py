@@ -79,7 +79,7 @@ def estimate(buckets: Sequence[Bucket], *, lead_s: float, tuning: Tuning) -> Dem
     spread = _dispersion(window, tuning)
     sd = math.sqrt(spread * level / taken_s)
     burst, burst_s = _change_point(window, level + tuning.burst_z * sd, spread, length_s, tuning)
-    rise = min(_rising(window, level, spread, end_s + lead_s, tuning), tuning.trend_gain_max * level)
+    rise = _rise(window, level, spread, lead_s, tuning)
     return Demand(
         level_rps=level,
         window_s=taken_s,
@@ -131,8 +131,8 @@ def _change_point(
     return best
 
 
-def _rising(window: Sequence[Bucket], level: float, spread: float, horizon_s: float, tuning: Tuning) -> float:
-    """Requests per second that a rising trend adds from the window's centre to the horizon."""
+def _rise(window: Sequence[Bucket], level: float, spread: float, lead_s: float, tuning: Tuning) -> float:
+    """Requests per second that a rising trend adds from the window's centre, where the level is, to the horizon."""
     if len(window) < _TREND_BUCKETS_MIN or level <= 0.0:
         return 0.0
     seconds = sum(bucket.seconds for bucket in window)
@@ -141,8 +141,9 @@ def _rising(window: Sequence[Bucket], level: float, spread: float, horizon_s: fl
     if spread_t <= 0.0:
         return 0.0
     slope = sum(bucket.arrivals * (_middle_s(bucket) - centre) for bucket in window) / spread_t
-    error = math.sqrt(spread * level / spread_t)
-    return max(0.0, slope - tuning.trend_z * error) * (horizon_s - centre)
+    sure = max(0.0, slope - tuning.trend_z * math.sqrt(spread * level / spread_t))
+    so_far = sure * (window[-1].end_s - centre)
+    return so_far + min(sure * lead_s, tuning.trend_gain_max * (level + so_far))
 
 
 def _middle_s(bucket: Bucket) -> float:

@@ -135,8 +135,8 @@ class Tuning:
     bucket_per_lead: float = 20.0
     bucket_min_s: float = 1.0
     bucket_max_s: float = 15.0
-    window_leads: float = 3.0
-    """The long window: long against the lead, so that a trend over it can be extrapolated by one lead."""
+    window_leads: float = 2.0
+    """The long window: longer than the lead, so that a trend over it can be carried on for one lead."""
     window_min_s: float = 30.0
     window_max_s: float = 600.0
     first_window_s: float = 10.0
@@ -154,7 +154,7 @@ class Tuning:
     trend_z: float = 1.0
     """Only the part of a rising trend that exceeds its own standard error counts; a falling one never does."""
     trend_gain_max: float = 1.0
-    """A trend may at most double the level within the horizon."""
+    """A trend may at most double today's rate within the horizon."""
     dispersion_max: float = 20.0
     """Real traces reach 13 at 1 s (Azure 2023 code, see docs); beyond it the estimate is noise."""
     # -- giving back

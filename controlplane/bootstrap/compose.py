@@ -10,7 +10,7 @@ from typing import Final
 import controlplane
 from controlplane.adapters.db.store import SqlStore
 from controlplane.adapters.engines.http import HttpEngines
-from controlplane.adapters.gpu.nvml import NvmlSource
+from controlplane.adapters.gpu.nvml import NvmlGpus
 from controlplane.adapters.gpu.simulated import GpuStateFolder
 from controlplane.adapters.gpu.source import GpuReader
 from controlplane.adapters.haproxy.driver import HaproxyGateway
@@ -23,7 +23,7 @@ from controlplane.adapters.system import SystemClock, SystemRng, UuidIds
 from controlplane.adapters.telemetry.collector import TelemetryCollector
 from controlplane.adapters.telemetry.direct import DirectEngines, DirectNodes
 from controlplane.adapters.telemetry.ports import EngineSource, NodeSource
-from controlplane.adapters.telemetry.prometheus import PrometheusTelemetry
+from controlplane.adapters.telemetry.prometheus import PrometheusEngines, PrometheusNodes
 from controlplane.api.context import ApiContext, LoopAnswer, ReplayAnswer
 from controlplane.autoscaler.reconciler import AutoscalerReconciler
 from controlplane.autoscaler.replay import replay_all
@@ -172,9 +172,9 @@ def put_together(
 def _sources(site: Site, clock: SystemClock, gpu_states: Path) -> tuple[EngineSource, NodeSource]:
     if site.telemetry.source is TelemetrySource.PROMETHEUS:
         assert site.telemetry.prometheus_url is not None, "the site file's schema asks for it"
-        prometheus = PrometheusTelemetry(site.telemetry.prometheus_url, clock)
-        return prometheus, prometheus
-    local = None if all(node.simulated for node in site.nodes) else GpuReader(NvmlSource(), clock)
+        url = site.telemetry.prometheus_url
+        return PrometheusEngines(url, clock), PrometheusNodes(url, clock)
+    local = None if all(node.simulated for node in site.nodes) else GpuReader(NvmlGpus(), clock)
     return DirectEngines(clock), DirectNodes(clock, states=GpuStateFolder(gpu_states, clock), local=local)
 
 

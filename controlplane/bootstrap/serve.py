@@ -92,7 +92,7 @@ async def serve(options: ServeOptions, *, on_ready: OnReady, on_event: OnEvent) 
             instance=instance,
         )
         stack.push_async_callback(parts.telemetry.close)
-        stack.push_async_callback(parts.engines.close)
+        await stack.enter_async_context(parts.engines)
         gateway_url = parts.context.gateway_url
         lock.write_note(InstanceNote(pid=os.getpid(), control_url=control_url, gateway_url=gateway_url))
         await _run(options, parts, site, control_url, on_ready, on_event)

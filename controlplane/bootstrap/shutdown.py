@@ -7,11 +7,10 @@ from datetime import timedelta
 from typing import Final
 
 from controlplane.bootstrap.compose import Parts
-from controlplane.domain.event import EventKind, NewEvent
+from controlplane.domain.event import GPUS_KEY, HELD_SINCE_KEY, EventKind, NewEvent
 from controlplane.domain.reason import Reason
 from controlplane.domain.replica import Replica
 from controlplane.kernel.ids import ReplicaName
-from controlplane.metering.usage import GPUS_KEY, HELD_SINCE_KEY
 from controlplane.replicas.ports import Seen
 
 _LOG = logging.getLogger(__name__)

@@ -1,6 +1,7 @@
 """The `quarterdeck` command."""
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Final
 
 import typer
 
@@ -33,18 +34,22 @@ def root(
     """One control plane for a GPU fleet that a team owns."""
 
 
-for _command in (up.up, down.down):
-    app.command(rich_help_panel="Run")(_command)
-app.command(rich_help_panel="Run")(load.load)
+_COMMANDS: Final[tuple[tuple[str, tuple[Callable[..., None], ...]], ...]] = (
+    ("Run", (up.up, down.down, load.load)),
+    (
+        "Look",
+        (
+            show.status, watch.watch, show.nodes, show.gpus, show.deployments, show.replicas, show.logs,
+            show.events, show.decisions, show.usage,
+        ),
+    ),
+    ("Change", (intents.scale, intents.pause, intents.resume)),
+)  # fmt: skip
+for _panel, _commands in _COMMANDS:
+    for _command in _commands:
+        app.command(rich_help_panel=_panel)(_command)
 app.add_typer(agent.app, name="agent", rich_help_panel="Run")
-sim_engine.mount(app, panel="Run")
-for _command in (
-    show.status, watch.watch, show.nodes, show.gpus, show.deployments, show.replicas, show.logs, show.events,
-    show.decisions, show.usage,
-):  # fmt: skip
-    app.command(rich_help_panel="Look")(_command)
+sim_engine.register(app)
 app.add_typer(models.app, name="models", rich_help_panel="Look")
 app.add_typer(site.app, name="site", rich_help_panel="Look")
-for _command in (intents.scale, intents.pause, intents.resume):
-    app.command(rich_help_panel="Change")(_command)
 app.add_typer(intents.node, name="node", rich_help_panel="Change")

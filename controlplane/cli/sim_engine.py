@@ -17,4 +17,4 @@ def sim_engine(context: typer.Context) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
-    app.command("sim-engine", context_settings=dict(CONTEXT), add_help_option=False)(sim_engine)
+    app.command("sim-engine", context_settings=dict(CONTEXT), add_help_option=False, rich_help_panel="Run")(sim_engine)

@@ -3,8 +3,14 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import Final
 
 from controlplane.domain.reason import Reason
+
+HELD_SINCE_KEY: Final = "held_since"
+"""Data of the event with which a replica's row goes: when its GPUs were reserved, ISO 8601. Usage is computed of it."""
+GPUS_KEY: Final = "gpus"
+"""Data of the same event: how many GPUs it held."""
 
 
 class EventKind(StrEnum):

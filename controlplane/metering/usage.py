@@ -6,15 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from controlplane.domain.event import Event
+from controlplane.domain.event import GPUS_KEY, HELD_SINCE_KEY, Event
 from controlplane.domain.replica import Replica
 
 _HOUR_S: Final = 3600.0
-
-HELD_SINCE_KEY: Final = "held_since"
-"""Event data of a replica that is gone: when its GPUs were reserved, ISO 8601."""
-GPUS_KEY: Final = "gpus"
-"""Event data of a replica that is gone: how many GPUs it held."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

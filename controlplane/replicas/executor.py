@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, assert_never
 
-from controlplane.domain.event import EventKind, NewEvent
+from controlplane.domain.event import GPUS_KEY, HELD_SINCE_KEY, EventKind, NewEvent
 from controlplane.domain.reason import Reason
 from controlplane.domain.replica import Replica, ReplicaPhase
 from controlplane.domain.store import Claim, Store, Transaction
@@ -176,7 +176,8 @@ def _event_before(
         case Retire():
             return _deployment_event(plan, step, now)
         case Forget(replica=replica):
-            return _replica_event(plan, replica, step.reason, step.sentence, now)
+            used = ((GPUS_KEY, len(replica.gpus)), (HELD_SINCE_KEY, replica.created_at.isoformat()))
+            return _replica_event(plan, replica, step.reason, step.sentence, now, used)
         case _:
             extra: tuple[tuple[str, str | int | float | bool], ...] = ()
             if isinstance(step, Release | Terminate | Kill):

@@ -432,7 +432,8 @@ class AutoscaledWorld:
 
     def _launch(self, now_s: float, takes_s: float) -> None:
         row = make_replica(self._deployment.name, self._ordinal, phase=ReplicaPhase.STARTING, gpus=(self._ordinal,))
-        launched = _at(now_s + takes_s - self._cold_start_s)
+        expected_s = self._deployment.plan.prior.cold_start.total_seconds()
+        launched = _at(now_s if takes_s > 0.0 else now_s - expected_s)
         row = replace(row, launched_at=launched, phase_since=launched, created_at=launched)
         self._replicas.append(WorldReplica(row.name, row, self._deployment.plan.prior, self._slowdown, now_s + takes_s))
         self._ordinal += 1

@@ -69,16 +69,22 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture
+def postgresql_empty_url(postgresql_url: str) -> str:
+    """The shared database, emptied for one test."""
+    with psycopg.connect(postgresql_url, autocommit=True) as connection:
+        tables = ", ".join(table.name for table in METADATA.sorted_tables)
+        connection.execute(f"TRUNCATE {tables} RESTART IDENTITY CASCADE".encode())
+    return postgresql_url
+
+
 def empty_url(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
     """The URL of a store of the kind (`sqlite`, `postgresql`) with the schema and nothing else."""
     if kind == "sqlite":
         copy = folder / "store.sqlite3"
         shutil.copy(request.getfixturevalue("sqlite_template"), copy)
         return sqlite_url(copy)
-    url: str = request.getfixturevalue("postgresql_url")
-    with psycopg.connect(url, autocommit=True) as connection:
-        tables = ", ".join(table.name for table in METADATA.sorted_tables)
-        connection.execute(f"TRUNCATE {tables} RESTART IDENTITY CASCADE".encode())
+    url: str = request.getfixturevalue("postgresql_empty_url")
     return url
 
 

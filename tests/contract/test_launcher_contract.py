@@ -3,7 +3,6 @@
 import asyncio
 import os
 import socket
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -231,8 +230,8 @@ async def test_a_missing_program_is_refused_with_what_to_do(tmp_path: Path) -> N
 
 async def test_processes_of_other_sites_are_not_seen_and_not_touched(tmp_path: Path) -> None:
     mine, other = LocalBench(tmp_path / "mine"), LocalBench(tmp_path / "other")
-    unmarked = subprocess.Popen(
-        [sys.executable, "-c", SERVE], env={"QUARTERDECK_REPLICA": NAME}, stdout=subprocess.DEVNULL
+    unmarked = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", SERVE, env={"QUARTERDECK_REPLICA": NAME}, stdout=asyncio.subprocess.DEVNULL
     )
     try:
         await other.launcher.launch(other.spec())
@@ -240,8 +239,8 @@ async def test_processes_of_other_sites_are_not_seen_and_not_touched(tmp_path: P
         assert await seen(mine) is None
         await mine.launcher.kill(NAME)
         assert await seen(other) is not None
-        assert unmarked.poll() is None
+        assert unmarked.returncode is None
     finally:
         unmarked.kill()
-        unmarked.wait()
+        await unmarked.wait()
         await other.close()

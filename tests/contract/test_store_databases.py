@@ -54,6 +54,15 @@ async def twins(database_url: str) -> AsyncIterator[tuple[SqlStore, SqlStore]]:
     await two.close()
 
 
+@pytest.fixture
+async def postgresql_twins(postgresql_empty_url: str) -> AsyncIterator[tuple[SqlStore, SqlStore]]:
+    """For what cannot happen on SQLite, where a transaction has the whole file."""
+    one, two = await open_store(postgresql_empty_url), await open_store(postgresql_empty_url)
+    yield one, two
+    await one.close()
+    await two.close()
+
+
 class TestSchema:
     async def test_the_migrations_make_the_tables(self, engine: AsyncEngine) -> None:
         def differences(connection: Connection) -> list[object]:
@@ -149,10 +158,10 @@ class TestClaimsBetweenInstances:
         await applying
         await taking
 
-    async def test_a_take_over_since_the_snapshot_is_a_stale_claim(self, twins: tuple[SqlStore, SqlStore]) -> None:
-        one, two = twins
-        if one._engine.dialect.name == "sqlite":
-            pytest.skip("on SQLite nothing can happen between a snapshot and the claim's lock")
+    async def test_a_take_over_since_the_snapshot_is_a_stale_claim(
+        self, postgresql_twins: tuple[SqlStore, SqlStore]
+    ) -> None:
+        one, two = postgresql_twins
         async with one.transaction() as tx:
             await claim(tx, "t1", "one")
         with pytest.raises(StaleClaimError):
@@ -294,10 +303,10 @@ class TestTrouble:
         await writing
         await store.close()
 
-    async def test_a_lost_connection_is_retryable_and_replaced(self, twins: tuple[SqlStore, SqlStore]) -> None:
-        one, two = twins
-        if one._engine.dialect.name == "sqlite":
-            pytest.skip("SQLite has no connection to lose")
+    async def test_a_lost_connection_is_retryable_and_replaced(
+        self, postgresql_twins: tuple[SqlStore, SqlStore]
+    ) -> None:
+        one, two = postgresql_twins
         with pytest.raises(RetryableError):
             await self._lose(one, two)
         await write_node(one)

@@ -8,7 +8,7 @@ import asyncio
 import math
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -173,13 +173,13 @@ async def eventually[T](ask: Callable[[], Awaitable[T]], good: Callable[[T], boo
     return answer
 
 
+type Sources = AbstractAsyncContextManager[tuple[EngineSource, NodeSource]]
+
 SOURCES = pytest.mark.parametrize("connect", [direct, prometheus])
 
 
 @SOURCES
-async def test_engines_and_nodes(
-    connect: Callable[[World, Path], "asynccontextmanager[tuple[EngineSource, NodeSource]]"], tmp_path: Path
-) -> None:
+async def test_engines_and_nodes(connect: Callable[[World, Path], Sources], tmp_path: Path) -> None:
     async with world() as seen, connect(seen, tmp_path) as (engines, nodes):
 
         async def ask_all() -> tuple[EngineSample | Missing, ...]:

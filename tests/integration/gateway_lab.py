@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -233,7 +234,7 @@ class Lab:
 
     async def post(
         self,
-        body: bytes | str | aiohttp.FormData | AsyncIterator[bytes],
+        body: bytes | str | io.BytesIO | aiohttp.FormData | AsyncIterator[bytes],
         *,
         path: str = "/v1/chat/completions",
         headers: Mapping[str, str] | None = None,
@@ -241,6 +242,8 @@ class Lab:
     ) -> Answer:
         if not isinstance(body, aiohttp.FormData):
             headers = {"Content-Type": "application/json", **(headers or {})}
+        if isinstance(body, bytes | str):
+            body = io.BytesIO(body if isinstance(body, bytes) else body.encode())
         async with (session or self.session).post(f"{self.url}{path}", data=body, headers=headers) as response:
             return Answer(response.status, response.headers, await response.read())
 

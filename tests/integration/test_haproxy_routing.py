@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import io
 import json
 from collections.abc import AsyncIterator
 
@@ -107,7 +108,7 @@ async def test_no_model_is_the_callers_error(lab: Lab, body: str) -> None:
     assert (answer.status, answer.error_code) == (400, "invalid_body")
 
 
-@pytest.mark.parametrize("model", ["nope", "", "a b", "nöpe", "x\nSet-Cookie: a=b", 'quo"te', "100%", "7b"])
+@pytest.mark.parametrize("model", ["nope", "", "a b", "nöpe", "x\nSet-Cookie: a=b", 'quo"te', "100%", "7b", "模型"])
 @pytest.mark.parametrize("size_bytes", [0, 2 * BUFFER_BYTES])
 async def test_an_unknown_model_is_404_and_says_what_is_served(lab: Lab, model: str, size_bytes: int) -> None:
     answer = await lab.post(json.dumps({"messages": "x" * size_bytes, "model": model}))
@@ -127,7 +128,7 @@ async def test_audio_forms(lab: Lab, *, path: str, model_last: bool) -> None:
     form = aiohttp.FormData()
     if not model_last:
         form.add_field("model", "chat")
-    form.add_field("file", b"RIFF--\r\n\r\nmodel" * 200_000, filename="a.wav", content_type="audio/wav")
+    form.add_field("file", io.BytesIO(b"RIFF--\r\n\r\nmodel" * 200_000), filename="a.wav", content_type="audio/wav")
     form.add_field("response_format", "json")
     if model_last:
         form.add_field("model", "chat")
@@ -137,7 +138,7 @@ async def test_audio_forms(lab: Lab, *, path: str, model_last: bool) -> None:
 
 async def test_a_form_without_model(lab: Lab) -> None:
     form = aiohttp.FormData()
-    form.add_field("file", b'name="model"', filename="model", content_type="audio/wav")
+    form.add_field("file", io.BytesIO(b'name="model"'), filename="model", content_type="audio/wav")
     answer = await lab.post(form, path="/v1/audio/transcriptions")
     assert (answer.status, answer.error_code) == (400, "invalid_body")
 
@@ -229,9 +230,8 @@ async def test_a_silent_replica_outlasts_no_client_timeout_and_streams_unbuffere
         url = f"{lab.url}/v1/chat/completions?tokens=5&pause=0.1"
         headers = {"Content-Type": "application/json"}
         times: list[float] = []
-        async with lab.session.post(
-            url, data=body_of(size_bytes, model="chat", last=True), headers=headers
-        ) as response:
+        body = io.BytesIO(body_of(size_bytes, model="chat", last=True))
+        async with lab.session.post(url, data=body, headers=headers) as response:
             times.extend([loop.time() async for _ in response.content.iter_any()])
         assert len(times) >= 5
         assert times[-1] - times[0] > 0.3
@@ -256,6 +256,9 @@ async def test_only_the_owner_may_use_the_sockets(lab: Lab) -> None:
 async def test_expect_100_continue_is_answered_before_the_body(lab: Lab) -> None:
     body = body_of(1 * MIB, model="chat", last=True)
     async with lab.session.post(
-        f"{lab.url}/v1/chat/completions", data=body, expect100=True, headers={"Content-Type": "application/json"}
+        f"{lab.url}/v1/chat/completions",
+        data=io.BytesIO(body),
+        expect100=True,
+        headers={"Content-Type": "application/json"},
     ) as response:
         assert (await response.json())["bytes"] == len(body)

@@ -7,6 +7,7 @@ takes a replica away, objectives are met for fewer replica-hours than a static p
 import math
 from dataclasses import replace
 from datetime import timedelta
+from itertools import pairwise
 
 import pytest
 
@@ -18,7 +19,7 @@ from controlplane.testing.autoscaling import AutoscaledWorld, Sight, WorldReport
 from controlplane.testing.builders import PRIOR_8B_B200, make_deployment
 
 TTFT_S, GAP_S = 1.0, 0.05
-PRESSURE = {Reason.QUEUE_GROWING, Reason.KV_PRESSURE, Reason.SLO_AT_RISK, Reason.WAKE, Reason.DEMAND_UP}
+PRESSURE = {Reason.QUEUE_GROWING, Reason.KV_PRESSURE, Reason.SLO_AT_RISK, Reason.WAKE}
 
 
 def deployment(
@@ -42,14 +43,14 @@ def day_rate(second: float) -> float:
 
 
 def turns_within(report: WorldReport, lead_s: float) -> int:
-    """Changes of direction that follow another one within a lead, without pressure to excuse them."""
+    """Changes of direction that follow another one within a lead although no user felt pressure (or a missed SLO)."""
     changes = report.changes
     found, turned_at = 0, None
-    for before, after in zip(changes, changes[1:], strict=False):
+    for before, after in pairwise(changes):
         if (before.wanted > before.wanted_before) == (after.wanted > after.wanted_before):
             continue
         soon = turned_at is not None and (after.at - turned_at).total_seconds() < lead_s
-        found += soon and after.reason not in PRESSURE - {Reason.DEMAND_UP}
+        found += soon and after.reason not in PRESSURE and not after.sentence.endswith("of 95%")
         turned_at = after.at
     return found
 
@@ -89,7 +90,7 @@ def test_blindness_never_takes_a_replica_away(sight: str) -> None:
     )
     report = world.run(poisson_requests(day_rate, duration_s=1800.0, seed=7), duration_s=1900.0)
     blind = report.wanted[900:1499]
-    assert all(after >= before for before, after in zip(blind, blind[1:], strict=False))
+    assert all(after >= before for before, after in pairwise(blind))
     assert report.wanted[-1] < blind[-1]
     assert report.attainment(ttft_s=TTFT_S, gap_s=GAP_S) >= 0.99
 

@@ -7,6 +7,7 @@ Nothing is sent twice that a replica may have begun: only HOLD_STATUS and connec
 """
 
 import asyncio
+import io
 import itertools
 import logging
 from collections import Counter
@@ -196,7 +197,7 @@ class Handler:
                     request.method,
                     request.rel_url,
                     headers=headers,
-                    data=body.data or None,
+                    data=io.BytesIO(body.data) if body.data else None,
                     allow_redirects=False,
                     timeout=aiohttp.ClientTimeout(
                         total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=self.config.request_timeout_s

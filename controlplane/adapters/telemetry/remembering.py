@@ -4,16 +4,24 @@ Between two scrapes of a process only numbers change. So the first body is read 
 line numbers and the text before each number. Every later body is split into lines, and each needed line has to be that
 text followed by a number, which one `removeprefix` and one `float` check together: a line that is anything else is no
 number. A body that does not fit (a line more, other text, another epoch) is read in full again.
+
+Replicas of one deployment are laid out alike too: a new one first tries the layouts of the others, so that a thousand
+of them cost one layout's memory and a thousand quick reads.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from operator import itemgetter
-from typing import Protocol
+from typing import Final, Protocol
 
 from controlplane.adapters.telemetry.exposition import MalformedExpositionError, Series, SeriesLine, read_series
 from controlplane.domain.telemetry import Missing
+
+
+_SHARED_LAYOUTS_MAX: Final = 16
+"""A site runs a few models and engine versions at a time; each further layout costs a new replica one more try."""
 
 
 class Layout[T](Protocol):
@@ -38,7 +46,8 @@ class _Remembered[T]:
     """
 
     layout: Layout[T]
-    epoch: float
+    census: tuple[int, ...]
+    """How many lines start with each needed prefix: another process's body must have no needed line besides these."""
     splits: int
     tail_newlines: int
     pick: Callable[[Sequence[bytes]], tuple[bytes, ...]]
@@ -69,20 +78,22 @@ class RememberingParser[T]:
         self._starting = starting
         self._build = build
         self._epoch = epoch
-        self._remembered: dict[str, _Remembered[T]] = {}
+        self._remembered: dict[str, tuple[_Remembered[T], float]] = {}
+        self._shared: deque[_Remembered[T]] = deque(maxlen=_SHARED_LAYOUTS_MAX)
 
     def parse(self, key: str, body: bytes, at: datetime) -> T | Missing:
         """The sample of the target `key`; Missing says what is wrong with the body. Never raises, never fills in."""
         if not body.endswith(b"\n"):
             return Missing(f"the body of {len(body)} bytes ends inside a line")
-        remembered = self._remembered.get(key)
-        values = None if remembered is None else remembered.values(body)
-        if remembered is None or values is None:
-            return self._learn(key, body, at)
-        sample = remembered.layout.sample(values, at)
-        if not isinstance(sample, Missing) and self._epoch(sample) != remembered.epoch:
-            return self._learn(key, body, at)
-        return sample
+        known = self._remembered.get(key)
+        if known is not None:
+            remembered, epoch = known
+            values = remembered.values(body)
+            if values is not None:
+                sample = remembered.layout.sample(values, at)
+                if isinstance(sample, Missing) or self._epoch(sample) == epoch:
+                    return sample
+        return self._learn(key, body, at)
 
     def retain(self, keys: set[str]) -> None:
         """Forget the layouts of all other keys: their targets are gone."""
@@ -91,6 +102,25 @@ class RememberingParser[T]:
 
     def _learn(self, key: str, body: bytes, at: datetime) -> T | Missing:
         self._remembered.pop(key, None)
+        found = self._recognise(body) or self._read(body)
+        if isinstance(found, Missing):
+            return found
+        remembered, values = found
+        sample = remembered.layout.sample(values, at)
+        if not isinstance(sample, Missing):
+            self._remembered[key] = (remembered, self._epoch(sample))
+        return sample
+
+    def _recognise(self, body: bytes) -> tuple[_Remembered[T], list[float]] | None:
+        """A layout of another target that this body has as well."""
+        for remembered in self._shared:
+            values = remembered.values(body)
+            if values is not None and remembered.census == self._census(body):
+                return remembered, values
+        return None
+
+    def _read(self, body: bytes) -> tuple[_Remembered[T], list[float]] | Missing:
+        """Line by line."""
         try:
             lines = list(read_series(body, starting=self._starting))
         except MalformedExpositionError as error:
@@ -99,18 +129,22 @@ class RememberingParser[T]:
         if isinstance(layout, Missing):
             return layout
         ordered = [lines[position] for position in layout.order]
-        sample = layout.sample([line.series.value for line in ordered], at)
-        if not isinstance(sample, Missing):
-            self._remembered[key] = _remember(layout, self._epoch(sample), ordered, body)
-        return sample
+        remembered = _remember(layout, self._census(body), ordered, body)
+        self._shared.appendleft(remembered)
+        return remembered, [line.series.value for line in ordered]
+
+    def _census(self, body: bytes) -> tuple[int, ...]:
+        return tuple(body.count(b"\n" + prefix) + body.startswith(prefix) for prefix in self._starting)
 
 
-def _remember[T](layout: Layout[T], epoch: float, ordered: Sequence[SeriesLine], body: bytes) -> _Remembered[T]:
+def _remember[T](
+    layout: Layout[T], census: tuple[int, ...], ordered: Sequence[SeriesLine], body: bytes
+) -> _Remembered[T]:
     indices = tuple(line.index for line in ordered)
     splits = max(indices) + 1
     return _Remembered(
         layout=layout,
-        epoch=epoch,
+        census=census,
         splits=splits,
         tail_newlines=body.split(b"\n", splits)[-1].count(b"\n"),
         # itemgetter of a single index returns no tuple.

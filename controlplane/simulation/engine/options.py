@@ -114,7 +114,7 @@ def parse_options(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
         cold_start_s=known.sim_cold_start,
         wake_s=known.sim_wake,
         seed=known.sim_seed,
-        gpu_state_dir=known.sim_gpu_state_dir,
+        gpu_state_dir=known.sim_gpu_state_dir or _folder(environ.get("QUARTERDECK_GPU_STATE_DIR")),
         faults=parse_faults(known.sim_fault),
         fault_api=known.sim_fault_api,
         node=environ.get("QUARTERDECK_NODE", ""),
@@ -143,7 +143,7 @@ def _add_vllm_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--served-model-name", nargs="+", metavar="NAME")
     group.add_argument("--lora-modules", nargs="+", default=(), metavar="NAME=PATH")
     group.add_argument("--host")
-    group.add_argument("--port", type=_whole(low=0), default=8000)
+    group.add_argument("--port", type=_whole(low=0, high=65_535), default=8000)
     group.add_argument("--api-key")
     group.add_argument("--max-model-len", type=_whole(low=1))
     group.add_argument("--max-num-seqs", type=_whole(low=1))
@@ -193,14 +193,15 @@ def _dashed(word: str) -> str:
 class _whole:  # noqa: N801  # named as argparse shows it in its message
     """A whole number, with vLLM's size suffixes."""
 
-    def __init__(self, *, low: int) -> None:
-        self._low = low
+    def __init__(self, *, low: int, high: int = 1 << 62) -> None:
+        self._low, self._high = low, high
 
     def __call__(self, text: str) -> int:
         match = _WHOLE.match(text)
         value = int(float(match[1]) * _FACTORS[match[2]]) if match else -1
-        if value < self._low:
-            raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number >= {self._low}")
+        if not self._low <= value <= self._high:
+            bounds = f">= {self._low}" if self._high == 1 << 62 else f"from {self._low} to {self._high}"
+            raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number {bounds}")
         return value
 
 
@@ -274,6 +275,10 @@ def _adapter_of_json(text: str) -> tuple[str, str]:
     except orjson.JSONDecodeError:
         return "", ""
     return str(module.get("name", "")), str(module.get("path", ""))
+
+
+def _folder(text: str | None) -> Path | None:
+    return Path(text) if text else None
 
 
 def _gpus(text: str) -> tuple[int, ...]:

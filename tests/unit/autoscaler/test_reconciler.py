@@ -88,9 +88,9 @@ class Desk:
             return await tx.decisions(CHAT, limit=1000, newest_first=False)
 
 
-async def desk(**limits: int) -> Desk:
+async def desk(*, replicas_max: int = 4) -> Desk:
     made = Desk()
-    await made.set_up(make_deployment(**limits))
+    await made.set_up(make_deployment(replicas_max=replicas_max))
     return made
 
 
@@ -120,7 +120,7 @@ async def test_quiet_ticks_are_kept_once_a_minute() -> None:
 
 async def test_each_record_replays_to_the_same_answer() -> None:
     made = await desk(replicas_max=8)
-    for second in range(400):
+    for second in range(600):
         await made.tick(1000.0 if 100 < second < 200 else 2.0)
     kept = await made.decisions()
     report = replay_all(kept)
@@ -189,7 +189,7 @@ async def _play(made: Desk, switch: KillSwitch) -> bool:
         except ControlPlaneKilledError:
             break
     for _ in range(120):
-        await made.tick(0.0)
+        await made.tick(0.0, seconds=5.0)
     return switch.tripped
 
 

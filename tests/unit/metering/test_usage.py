@@ -3,9 +3,9 @@ from datetime import datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controlplane.domain.event import Event, EventKind, NewEvent
+from controlplane.domain.event import GPUS_KEY, HELD_SINCE_KEY, Event, EventKind, NewEvent
 from controlplane.domain.reason import Reason
-from controlplane.metering.usage import GPUS_KEY, HELD_SINCE_KEY, Holding, holdings, measure_usage
+from controlplane.metering.usage import Holding, holdings, measure_usage
 from controlplane.testing.builders import make_replica
 from controlplane.testing.effects import START
 

@@ -22,7 +22,7 @@ from controlplane.replicas.ports import LaunchSpec
 
 _INHERITED: Final = frozenset(
     {
-        *("PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "XDG_CACHE_HOME"),
+        *("PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "XDG_CACHE_HOME", "QUARTERDECK_GPU_STATE_DIR"),
         *("VIRTUAL_ENV", "PYTHONPATH", "LD_LIBRARY_PATH"),
         *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
         *("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"),
