@@ -135,7 +135,7 @@ class Tuning:
     bucket_per_lead: float = 20.0
     bucket_min_s: float = 1.0
     bucket_max_s: float = 15.0
-    window_leads: float = 2.0
+    window_leads: float = 3.0
     """The long window: longer than the lead, so that a trend over it can be carried on for one lead."""
     window_min_s: float = 30.0
     window_max_s: float = 600.0

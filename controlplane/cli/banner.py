@@ -65,9 +65,10 @@ def describe_fleet(nodes: Sequence[NodeOut]) -> str:
 
 
 def example_model(deployments: Sequence[DeploymentOut]) -> str | None:
-    """A deployment that answers at once: one that keeps a replica, the first by name."""
-    awake = [row.name for row in deployments if row.replicas_min > 0]
-    return next(iter(awake or [row.name for row in deployments]), None)
+    """A deployment that answers at once: one that keeps a replica; of those the smallest."""
+    awake = [row for row in deployments if row.replicas_min > 0] or list(deployments)
+    smallest = min(awake, key=lambda row: (row.gpus_per_replica, row.name), default=None)
+    return None if smallest is None else smallest.served_names[0]
 
 
 def print_event(console: Console, event: EventOut) -> None:

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from controlplane.api.wire import (
     DecisionDetail,
@@ -23,10 +22,19 @@ from controlplane.api.wire import (
 )
 from controlplane.cli.client import DEFAULT_URL, ApiClient, AsJson, ControlPlane, Json
 from controlplane.cli.exits import ExitCode, reported
-from controlplane.cli.view import deployments_table, event_line, nodes_table, status_lines
+from controlplane.cli.view import (
+    deployments_table,
+    event_line,
+    nodes_table,
+    print_table,
+    status_lines,
+    table_of,
+    why_lines,
+)
 from controlplane.kernel.units import format_bytes
 
-_console = Console()
+_console = Console(soft_wrap=True)
+"""Lines longer than the terminal are left to it: what is copied or piped stays whole."""
 
 
 def status(control_plane: ControlPlane = DEFAULT_URL, *, as_json: AsJson = False) -> None:
@@ -38,8 +46,10 @@ def status(control_plane: ControlPlane = DEFAULT_URL, *, as_json: AsJson = False
         parsed = StatusOut.model_validate(answer)
         for line in status_lines(parsed):
             _console.print(line, soft_wrap=True)
-        _console.print(nodes_table(parsed.nodes))
-        _console.print(deployments_table(parsed.deployments))
+        print_table(_console, nodes_table(parsed.nodes))
+        print_table(_console, deployments_table(parsed.deployments))
+        for line in why_lines(parsed.deployments):
+            _console.print(line)
     return None
 
 
@@ -49,7 +59,7 @@ def nodes(control_plane: ControlPlane = DEFAULT_URL, *, as_json: AsJson = False)
         answer = ApiClient(control_plane).get("/api/v1/nodes")
         if as_json:
             return _print_json(answer)
-        _console.print(nodes_table([NodeOut.model_validate(row) for row in _rows(answer)]))
+        print_table(_console, nodes_table([NodeOut.model_validate(row) for row in _rows(answer)]))
     return None
 
 
@@ -59,7 +69,7 @@ def gpus(control_plane: ControlPlane = DEFAULT_URL, *, as_json: AsJson = False) 
         answer = ApiClient(control_plane).get("/api/v1/gpus")
         if as_json:
             return _print_json(answer)
-        table = Table("node", "gpu", "model", "replica", "busy", "memory", "power", "temperature", box=None)
+        table = table_of("node", "gpu", "model", "replica", "busy", "memory", "power", "temperature")
         for gpu in (GpuOut.model_validate(row) for row in _rows(answer)):
             used, total = gpu.memory_used_bytes, gpu.memory_total_bytes
             table.add_row(
@@ -72,7 +82,7 @@ def gpus(control_plane: ControlPlane = DEFAULT_URL, *, as_json: AsJson = False) 
                 "?" if gpu.power_w is None else f"{gpu.power_w:.0f} W",
                 "?" if gpu.temperature_c is None else f"{gpu.temperature_c:.0f} °C",
             )
-        _console.print(table)
+        print_table(_console, table)
     return None
 
 
@@ -90,13 +100,13 @@ def deployments(
             parsed = StatusOut.model_validate(answer)
             if as_json:
                 return _print_json([row.model_dump(mode="json") for row in parsed.deployments])
-            _console.print(deployments_table(parsed.deployments))
+            print_table(_console, deployments_table(parsed.deployments))
             return None
         answer = client.get(f"/api/v1/deployments/{name}")
         if as_json:
             return _print_json(answer)
         detail = DeploymentDetail.model_validate(answer)
-        _console.print(deployments_table([detail]))
+        print_table(_console, deployments_table([detail]))
         _console.print("\n[bold]Memory fit[/bold]")
         for line in detail.proof:
             _console.print(f"  {escape(line)}", soft_wrap=True)
@@ -116,7 +126,7 @@ def replicas(
         answer = ApiClient(control_plane).get("/api/v1/replicas", {"deployment": deployment})
         if as_json:
             return _print_json(answer)
-        table = Table("replica", "phase", "node", "gpus", "running", "waiting", "KV", "cold start", "why", box=None)
+        table = table_of("replica", "phase", "node", "gpus", "running", "waiting", "KV", "cold start", "why")
         for row in (ReplicaOut.model_validate(item) for item in _rows(answer)):
             engine = row.engine
             table.add_row(
@@ -130,7 +140,7 @@ def replicas(
                 "" if row.cold_start_s is None else f"{row.cold_start_s:.1f}s",
                 escape(row.sentence),
             )
-        _console.print(table)
+        print_table(_console, table)
     return None
 
 
@@ -194,12 +204,12 @@ def decisions(
         answer = client.get("/api/v1/decisions", {"deployment": deployment, "limit": limit})
         if as_json:
             return _print_json(answer)
-        table = Table("#", "at (UTC)", "deployment", "wanted", "reason", "sentence", box=None)
+        table = table_of("#", "at (UTC)", "deployment", "wanted", "reason", "sentence")
         for row in (DecisionOut.model_validate(item) for item in _rows(answer)):
             moved = str(row.wanted) if row.wanted == row.wanted_before else f"{row.wanted_before} -> {row.wanted}"
             at = f"{row.at:%H:%M:%S}"
             table.add_row(str(row.sequence), at, row.deployment, moved, row.reason, escape(row.sentence))
-        _console.print(table)
+        print_table(_console, table)
     return None
 
 

@@ -14,10 +14,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from controlplane.api.wire import DecisionOut, DeploymentOut, SloNow, StatusOut
+from controlplane.api.wire import DecisionOut, DeploymentOut, StatusOut
 from controlplane.cli.client import DEFAULT_URL, ApiClient, ControlPlane, Json
 from controlplane.cli.exits import ExitCode, UnreachableError, fail, reported
-from controlplane.cli.view import held_bar, phases, status_lines, wanted
+from controlplane.cli.view import held_bar, phases, slo_met, status_lines, wanted
 
 _HISTORY: Final = 60
 """Points of each sparkline: a minute at the default interval."""
@@ -144,7 +144,7 @@ def _load(status: StatusOut, history: Mapping[str, Arrivals]) -> RenderableType:
             "?" if row.traffic is None else str(row.traffic.in_flight + row.traffic.queued),
             "?" if row.traffic is None else str(row.traffic.held),
             _replicas(row),
-            _slo(row.slo_now),
+            slo_met(row.slo_now),
         )
     return table
 
@@ -156,16 +156,6 @@ def _replicas(row: DeploymentOut) -> Text:
     text.append(f" {phases(row)}, wanted ")
     text.append_text(Text.from_markup(wanted(row)))
     return text
-
-
-def _slo(now: SloNow | None) -> str:
-    """`99.1 %`, or `95..99 %` where the objective lies between two bucket edges of the engine's histogram."""
-    if now is None:
-        return "-"
-    low, high = now.met_at_least, now.met_at_most
-    colour = "green" if low >= now.objective else "yellow" if high >= now.objective else "red"
-    shown = f"{low:.1%}" if high - low < 0.001 else f"{low:.1%}..{high:.1%}"  # noqa: PLR2004 - a tenth of a percent
-    return f"[{colour}]{shown}[/{colour}]"
 
 
 def _decisions(moves: list[DecisionOut]) -> RenderableType:

@@ -118,8 +118,8 @@ $access\
   http-request set-var(txn.deployment) var(txn.asked),url_enc,map_str($models_map) unless slow
   acl asked var(txn.asked) -m found
   # json_query shows 5 like "5", true like 1, and \u00f6 as one byte: the slow path knows better.
-  acl doubtful var(txn.asked) -m reg ^[-0-9] [^[:print:]]
-  http-request return status 404 content-type application/json lf-file $unknown_model_json if asked whole !known !doubtful
+  acl unsure var(txn.asked) -m reg ^[-0-9] [^[:print:]]
+  http-request return status 404 content-type application/json lf-file $unknown_model_json if asked whole !known !unsure
   http-request set-header $model_header %[var(txn.asked),url_enc] if known
   http-request track-sc0 var(txn.deployment) table arrivals if known
   http-request sc-inc-gpc0(0) if known

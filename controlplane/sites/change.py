@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Final
 
 from controlplane.domain.deployment import Deployment, DeploymentSpec, ServingPlan
-from controlplane.domain.node import LEFT_SITE, Node, NodeSpec, NodeState
+from controlplane.domain.node import Node, NodeSpec
 from controlplane.domain.site import EngineSpec, GatewaySpec, LoadSpec, Site, StoreSpec, TelemetrySpec, TenantSpec
 from controlplane.domain.slo import LatencyTarget, Slo
 from controlplane.kernel.ids import DeploymentName, NodeName
@@ -60,7 +60,7 @@ def plan_site_change(
     """
     before = _Before(
         nodes={node.name: node.spec for node in current_nodes},
-        nodes_leaving={node.name for node in current_nodes if is_leaving(node)},
+        nodes_leaving={node.name for node in current_nodes if node.removed_from_site},
         nodes_occupied=occupied,
         deployments={row.name: (row.spec, row.plan) for row in current_deployments},
         deployments_leaving={row.name for row in current_deployments if row.removed},
@@ -78,11 +78,6 @@ def compare_sites(before: Site, before_plans: Plans, after: Site, after_plans: P
         deployments_leaving=(),
     )
     return _change(state, after, after_plans, before)
-
-
-def is_leaving(node: Node) -> bool:
-    """Whether an earlier site file left the node out and it is being drained for that."""
-    return node.state is NodeState.DRAINING and node.state_reason == LEFT_SITE
 
 
 def _change(before: _Before, site: Site, plans: Plans, previous: Site | None) -> SiteChange:
@@ -183,7 +178,8 @@ def _written(name: str, value: object) -> str:
         case LatencyTarget():
             return f"p{value.percentile * 100:g} {format_duration(value.limit)}"
         case TenantSpec():
-            return value.name
+            limit = "" if value.requests_per_minute is None else f", {value.requests_per_minute} a minute"
+            return f"{value.name} (keys {', '.join(str(key) for key in value.keys)}{limit})"
         case int() if "bytes" in name:
             return format_bytes(value)
         case tuple():

@@ -44,11 +44,11 @@ def _of_planner(spec: DeploymentSpec, error: InvalidError) -> list[SiteFinding]:
     """The planner's fields are relative to the deployment, or to its engine (`engine.args...`)."""
     found = []
     for problem in error.problems:
-        parts = tuple(problem.field.split("."))
-        if parts[0] == "engine" and len(parts) > 1:
+        parts = tuple(part for part in problem.field.split(".") if part)
+        if parts[:1] == ("engine",) and len(parts) > 1:
             path, name = ("engines", spec.engine, *parts[1:]), f"engines[{spec.engine}].{'.'.join(parts[1:])}"
         else:
-            path, name = ("deployments", str(spec.name), *parts), f"deployments[{spec.name}].{problem.field}"
+            path, name = ("deployments", str(spec.name), *parts), ".".join((f"deployments[{spec.name}]", *parts))
         placed = replace(problem, field=name)
         found.append(SiteFinding(severity=Severity.ERROR, path=path, problem=placed))
     return found

@@ -1,8 +1,14 @@
 """Requests that wait for a replica: bounded per deployment, in order of arrival, gone when the caller is gone."""
 
 import asyncio
+from datetime import timedelta
+from typing import Final
 
 from controlplane.kernel.ids import DeploymentName
+
+RELEASED_TOGETHER: Final = 4
+RELEASE_PAUSE: Final = timedelta(milliseconds=1)
+"""Between such groups: long enough for HAProxy to have queued them, and 256 requests are gone within 0.1 s."""
 
 
 class HoldFullError(Exception):
@@ -44,13 +50,23 @@ class HoldQueue:
             if not self._waiting:
                 self._somebody.clear()
 
-    def release(self, deployment: DeploymentName) -> int:
-        """Let all go that wait for it, oldest first; how many went."""
+    async def release(self, deployment: DeploymentName) -> int:
+        """Let all go that wait for it now, oldest first, a few at a time; how many went.
+
+        At once they would overtake each other on HAProxy's threads, and meet a fresh replica all together.
+        """
         waiting = self._waiting.get(deployment, {})
-        going = [waiting[ticket] for ticket in sorted(waiting) if not waiting[ticket].done()]
-        for released in going:
+        tickets = sorted(waiting)
+        going = 0
+        for place, ticket in enumerate(tickets):
+            released = waiting.get(ticket)
+            if released is None or released.done():
+                continue
             released.set_result(None)
-        return len(going)
+            going += 1
+            if place % RELEASED_TOGETHER == RELEASED_TOGETHER - 1:
+                await asyncio.sleep(RELEASE_PAUSE.total_seconds())
+        return going
 
     def close(self) -> None:
         """Send all away with ClosingError, now and from now on."""

@@ -24,8 +24,8 @@ async def release_when_up(holds: HoldQueue, admin_socket: Path) -> None:
     """Never returns."""
     while True:
         await holds.somebody()
-        for deployment in await _ready(admin_socket, tuple(holds.counts())):
-            holds.release(deployment)
+        ready = await _ready(admin_socket, tuple(holds.counts()))
+        await asyncio.gather(*(holds.release(deployment) for deployment in ready))
         await asyncio.sleep(POLL_INTERVAL.total_seconds())
 
 

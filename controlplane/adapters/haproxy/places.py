@@ -23,6 +23,7 @@ TAIL_BYTES_MAX: Final = 64 * 1024
 _SAFE: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+@")
 _LONGEST_NAME: Final = "activator-control.sock"
 _PRIVATE_MODE: Final = 0o700
+_PRIVATE_FILE_MODE: Final = 0o600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,13 +92,13 @@ class GatewayPaths:
         found = self.run.stat(follow_symlinks=False)
         if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
             raise TerminalError(f"{self.run} belongs to user {found.st_uid}: remove it, or use a shorter --state-dir")
-        if self.run != self.logs:
-            self.run.chmod(_PRIVATE_MODE)
+        self.run.chmod(_PRIVATE_MODE)
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Readers see the old text or the new one. Not synced: what it says can be derived again."""
+    """Readers see the old text or the new one; only this user. Not synced: what it says can be derived again."""
     beside = path.with_name(path.name + ".tmp")
+    beside.touch(mode=_PRIVATE_FILE_MODE)
     beside.write_text(text, encoding="utf-8")
     beside.replace(path)
 

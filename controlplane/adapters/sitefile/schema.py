@@ -134,7 +134,7 @@ class Engine(Section):
     command: list[FilledText] = Field(default=[], max_length=64)
     """Program and first arguments instead of the one found on PATH, e.g. a vLLM in its own environment."""
     env: dict[EnvironmentName, str] = Field(default={}, max_length=256)
-    """Environment variables for its replicas. No secrets: those belong into the control plane's own environment."""
+    """Environment variables for its replicas; no secrets."""
     args: dict[ArgumentName, ArgumentValue] = Field(default={}, max_length=256)
     """Engine arguments for every deployment on it: vLLM's long options without the dashes."""
     speed: float = Field(default=1.0, gt=0, le=1000, allow_inf_nan=False)

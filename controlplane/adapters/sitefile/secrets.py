@@ -43,6 +43,9 @@ _SECRET_PAIRS: Final = frozenset({("api", "key"), ("access", "key"), ("private",
 _HARMLESS_LAST_WORDS: Final = frozenset({"path", "file", "id", "ids", "name", "url", "type", "parser"})
 """`token_file` says where a secret is; `eos-token-id` and `tokenizer` are a model's."""
 
+_HANDED_ON: Final = ("HF_", "HUGGING_FACE_", "VLLM_")
+"""Variables of the control plane's own environment that the local launcher gives to replicas."""
+
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 
 
@@ -140,13 +143,16 @@ def _literals(value: Plain, path: Path) -> Iterator[Finding]:
 
 def inline_secret(path: Path) -> Finding:
     """The refusal of a secret written out at the path."""
-    is_environment = "env" in path[:-1]
-    hint = (
-        "set it in the environment of the control plane, which local replicas inherit, and delete it here"
-        if is_environment
-        else HOW
-    )
-    return Finding(path=path, found=HIDDEN, expected="no secret in the file", hint=hint)
+    return Finding(path=path, found=HIDDEN, expected="no secret in the file", hint=_instead(path))
+
+
+def _instead(path: Path) -> str:
+    name = str(path[-1])
+    if "env" not in path[:-1]:
+        return HOW
+    if name.startswith(_HANDED_ON):
+        return f"delete it here and export {name} to the control plane, which hands it on to local replicas"
+    return f"keep it in a file that replicas can read, and give them its path (for example as {name}_FILE)"
 
 
 def _flags(items: Sequence[Plain], path: Path) -> Iterator[Finding]:

@@ -136,7 +136,8 @@ type EngineParser = RememberingParser[EngineSample]
 
 def engine_parser() -> EngineParser:
     """A parser of engines' /metrics bodies, one layout per replica's name."""
-    starting = tuple(sorted(name.encode() for name in WANTED))
+    single = (name for name in WANTED if not name.startswith(HISTOGRAMS))
+    starting = tuple(sorted(name.encode() for name in (*single, *HISTOGRAMS)))
     return RememberingParser(starting=starting, build=build_layout, epoch=lambda sample: sample.process_start_s)
 
 

@@ -19,7 +19,6 @@ from typing import Final, Protocol
 from controlplane.adapters.telemetry.exposition import MalformedExpositionError, Series, SeriesLine, read_series
 from controlplane.domain.telemetry import Missing
 
-
 _SHARED_LAYOUTS_MAX: Final = 16
 """A site runs a few models and engine versions at a time; each further layout costs a new replica one more try."""
 

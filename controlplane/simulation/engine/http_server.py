@@ -36,6 +36,18 @@ _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
+class Outlet(Protocol):
+    """Where an exchange's answer goes: a connection."""
+
+    write_paused: bool
+    """The client reads too slowly for what was written already."""
+
+    def write(self, data: bytes) -> None: ...
+    def finished(self, exchange: "Exchange") -> None:
+        """The answer is complete."""
+        ...
+
+
 class Exchange:
     """One request and its answer. The handler answers now or later, whole or as a stream, exactly once."""
 
@@ -54,8 +66,8 @@ class Exchange:
         "status",
     )
 
-    def __init__(self, connection: "Connection") -> None:
-        self._connection: Connection | None = connection
+    def __init__(self, connection: Outlet) -> None:
+        self._connection: Outlet | None = connection
         self.method = ""
         self.path = ""
         self.query: dict[str, str] = {}
@@ -131,7 +143,7 @@ class Exchange:
             content_type.encode(),
         )
 
-    def _done(self, connection: "Connection") -> None:
+    def _done(self, connection: Outlet) -> None:
         self._connection = None
         connection.finished(self)
 

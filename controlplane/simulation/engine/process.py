@@ -80,7 +80,7 @@ class EngineProcess:
         self._measured_at = self._started_at
         self._core = EngineCore(Scheduler(options.profile, options.limits), EngineTally(), LoopTime())
         exposition = Exposition(
-            model=options.served_names[0], started_at_s=time.time(), cache_config=_cache_config(options)
+            model=options.served_names[0], started_at_s=time.time(), cache_config=cache_config(options)
         )
         self._application = Application(options, self._core, exposition)
         self._application.before_exit = lambda: _end_orphan(orphan_pid)
@@ -261,7 +261,7 @@ def _end_orphan(pid: int | None) -> None:
         return
 
 
-def _cache_config(options: EngineOptions) -> dict[str, str]:
+def cache_config(options: EngineOptions) -> dict[str, str]:
     """The labels of vllm:cache_config_info; those without a meaning here carry vLLM's defaults."""
     limits = options.limits
     blocks = 0 if limits.kv_blocks == KV_UNBOUNDED_BLOCKS else limits.kv_blocks

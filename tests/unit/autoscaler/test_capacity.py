@@ -112,7 +112,7 @@ def test_more_replicas_lose_less_to_variation() -> None:
     assert per_replica == sorted(per_replica)
 
 
-@given(st.floats(0.001, 1e5), st.floats(1.0, 30_000.0), st.floats(1.0, 4000.0), st.floats(-1.0, 1.0))
+@given(st.floats(0.001, 1e3), st.floats(1.0, 30_000.0), st.floats(1.0, 4000.0), st.floats(-1.0, 1.0))
 def test_the_count_found_carries_the_rate_and_one_less_does_not(
     rate: float, prompt: float, output: float, slowness: float
 ) -> None:

@@ -56,7 +56,11 @@ def ready(count: int, *, revision: RevisionId = REVISION) -> list[Replica]:
 
 
 def one(phase: ReplicaPhase, *, ordinal: int = 0, revision: RevisionId = REVISION) -> Replica:
-    return make_replica(ordinal=ordinal, phase=phase, gpus=(ordinal,), port=20000 + ordinal, revision=revision)
+    row = make_replica(ordinal=ordinal, phase=phase, gpus=(ordinal,), port=20000 + ordinal, revision=revision)
+    lately = phase in (ReplicaPhase.STARTING, ReplicaPhase.WAKING)
+    return (
+        replace(row, launched_at=NOW - timedelta(seconds=9), phase_since=NOW - timedelta(seconds=9)) if lately else row
+    )
 
 
 def plan(situation: Situation) -> ReplicaPlan:

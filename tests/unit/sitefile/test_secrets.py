@@ -4,10 +4,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from controlplane.adapters.launchers.local.spawn import environment_of
 from controlplane.adapters.sitefile.parse import parse_site
 from controlplane.adapters.sitefile.secrets import is_secret_name, mask, resolve_secret
 from controlplane.domain.site import SecretRef
 from controlplane.kernel.errors import InvalidError, Problem
+from controlplane.kernel.ids import NodeName, ReplicaName
+from controlplane.replicas.ports import LaunchSpec
+from controlplane.testing.builders import make_template
 
 HEAD = """\
 site: {name: lab}
@@ -118,9 +122,19 @@ telemetry: {{source: prometheus, prometheus_url: "http://prometheus:9090/path"}}
 
 
 def test_a_replicas_environment_is_told_where_to_get_it() -> None:
-    text = HEAD.replace("kind: simulated", "kind: simulated, env: {HF_TOKEN: hunter2}")
-    (problem,) = problems(text)
-    assert "environment of the control plane" in problem.hint
+    text = HEAD.replace("kind: simulated", "kind: simulated, env: {HF_TOKEN: hunter2, DB_PASSWORD: hunter2}")
+    token, password = problems(text)
+    assert "export HF_TOKEN to the control plane" in token.hint
+    assert "DB_PASSWORD_FILE" in password.hint
+
+
+def test_the_local_launcher_hands_on_what_the_hint_says() -> None:
+    spec = LaunchSpec(
+        name=ReplicaName("qd-chat-0a1b2c3d-0"), node=NodeName("n1"), gpus=(0,), gpu_model="b200", numa_domain=None,
+        port=20000, template=make_template(),
+    )  # fmt: skip
+    given = {"HF_TOKEN": "x", "HUGGING_FACE_HUB_TOKEN": "x", "VLLM_API_KEY": "x"}
+    assert given.items() <= environment_of(spec, "127.0.0.1", "mark", given).items()
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_sections() -> None:
         "site.name: lab -> lab-2",
         "engine vllm: not set -> set",
         "gateway.hold_bytes_max: 64.0 MiB -> 1.0 MiB",
-        "gateway.tenants: none -> ops",
+        "gateway.tenants: none -> ops (keys env:OPS_KEY)",
         "store.kind: sqlite -> postgresql",
         "store.url: not set -> env:DB",
         "load: not set -> set",

@@ -226,6 +226,27 @@ def test_a_remembered_layout_does_not_hide_a_broken_body() -> None:
     assert parsed(SMALL, parser).running == 2
 
 
+def test_replicas_that_are_laid_out_alike_share_a_layout_but_not_their_numbers() -> None:
+    parser = engine_parser()
+    for number in range(3):
+        body = SMALL.replace(
+            b'running{engine="0",model_name="tiny"} 2.0', b'running{engine="0",model_name="tiny"} %d' % number
+        )
+        body = body.replace(b"1.79525340841e+09", b"1.79525340%03de+09" % number)
+        sample = parser.parse(f"replica-{number}", body, START)
+        assert sample == parsed(body)
+
+
+def test_another_process_with_needed_lines_elsewhere_is_not_taken_for_the_same() -> None:
+    """Equal line count and equal lines where the first process had them, yet one more rank at the end."""
+    parser = engine_parser()
+    rank = b'vllm:num_requests_running{engine="1",model_name="tiny"} 5.0\n'
+    parsed(SMALL + b"# the end\n", parser)
+    other = parser.parse("other", SMALL + rank, START)
+    assert isinstance(other, EngineSample)
+    assert other.running == 7
+
+
 numbers = st.floats(min_value=0, max_value=1e15, allow_nan=False)
 model_names = st.text(st.characters(codec="utf-8", exclude_characters="\r"), min_size=1, max_size=20)
 
