@@ -5,8 +5,8 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -209,8 +209,9 @@ class _Ending:
 class _QuietServer(uvicorn.Server):
     """Leaves signals to `_Ending`: one place decides in which order things end."""
 
-    def install_signal_handlers(self) -> None:
-        return
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
 class _Http:

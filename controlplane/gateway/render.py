@@ -57,8 +57,8 @@ CHECK_FAST: Final = timedelta(milliseconds=250)
 """While a replica is down, or changing."""
 
 RETRIES: Final = 5
-"""Of connections that were never made, so nothing was sent. One second apart where there is no other server: longer
-than the activator takes to come back after it was killed."""
+"""Of connections that were never made, so nothing was sent. One second apart where there is no other server, so they
+outlast the three failures after which a server counts as down; then the request goes to the activator."""
 
 UNUSED_SLOT: Final = "127.0.0.1:1 check disabled"
 """Port 1 is nobody's, and a disabled server is neither used nor checked."""

@@ -43,6 +43,8 @@ ACT_DEADLINE: Final = timedelta(seconds=8)
 """One call to launcher or engine; below a tick's deadline, so that its result is still written."""
 ACTS_AT_ONCE: Final = 16
 """Calls in flight of one tick: a plan has few more steps than this."""
+LOG_DEADLINE: Final = timedelta(seconds=2)
+"""A read of a local file, or one call to a cluster; all at once."""
 LOG_LINES: Final = 15
 """Last lines of a dead replica's output kept in its event: enough for a stack's end or an out-of-memory line."""
 LOG_CHARS_MAX: Final = 2000
@@ -133,16 +135,19 @@ class Executor:
         return Answer(step=step)
 
     async def _logs_of_dead(self, steps: Sequence[Step]) -> Mapping[ReplicaName, str]:
-        logs: dict[ReplicaName, str] = {}
-        for step in steps:
-            if isinstance(step, Release | Terminate | Kill) and step.with_log:
-                try:
-                    async with asyncio.timeout(ACT_DEADLINE.total_seconds()):
-                        lines = await self._launcher.log_tail(step.row.name, LOG_LINES)
-                except (TimeoutError, QuarterdeckError):
-                    continue
-                logs[step.row.name] = "\n".join(lines)[-LOG_CHARS_MAX:]
-        return logs
+        names = [s.row.name for s in steps if isinstance(s, Release | Terminate | Kill) and s.with_log]
+        async with asyncio.TaskGroup() as group:
+            tasks = {name: group.create_task(self._log_of(name), name=f"log-{name}") for name in names}
+        return {name: task.result() for name, task in tasks.items()}
+
+    async def _log_of(self, name: ReplicaName) -> str:
+        """Empty when it cannot be had in time: an event without a log is better than none."""
+        try:
+            async with asyncio.timeout(LOG_DEADLINE.total_seconds()):
+                lines = await self._launcher.log_tail(name, LOG_LINES)
+        except (TimeoutError, QuarterdeckError):
+            return ""
+        return "\n".join(lines)[-LOG_CHARS_MAX:]
 
 
 def _writes_before(step: Step) -> bool:

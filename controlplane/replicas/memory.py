@@ -20,7 +20,7 @@ from controlplane.replicas.limits import Limits
 FAILED_START_REVISION: Final = "failed_start_revision"
 """Key in an event's data under which a failed start names its revision."""
 MEMORY_AGE_MAX: Final = timedelta(seconds=30)
-"""Many periods of the loop, and longer than a claim of ours lives without us."""
+"""Some thirty periods of the loop: who has not looked for so long knows nothing of the present."""
 _DOUBLINGS_MAX: Final = 16
 """Beyond this many doublings any pause is past its maximum; keeps the power small."""
 

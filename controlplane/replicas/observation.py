@@ -30,9 +30,10 @@ class _Look:
 class ObservationCache:
     """One look at a time; late comers take the one in progress only if it began after their own last act."""
 
-    def __init__(self, launcher: Launcher, clock: Clock) -> None:
+    def __init__(self, launcher: Launcher, clock: Clock, *, deadline: timedelta = OBSERVE_DEADLINE) -> None:
         self._launcher = launcher
         self._clock = clock
+        self._deadline_s = deadline.total_seconds()
         self._lock = asyncio.Lock()
         self._last: _Look | None = None
 
@@ -48,10 +49,10 @@ class ObservationCache:
 
     async def _look(self) -> Sighting:
         try:
-            async with asyncio.timeout(OBSERVE_DEADLINE.total_seconds()):
+            async with asyncio.timeout(self._deadline_s):
                 return await self._launcher.observe()
         except TimeoutError:
-            return Unseen(f"no list of running replicas within {OBSERVE_DEADLINE.total_seconds():.0f}s")
+            return Unseen(f"no list of running replicas within {self._deadline_s:g}s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

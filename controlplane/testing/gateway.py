@@ -239,9 +239,9 @@ class FakeGateway:
 
 def _status(slot: SlotSeen) -> str:
     """HAProxy's word."""
-    if not slot.up:
-        return "DOWN"
-    return "DRAIN" if slot.admin is SlotAdmin.DRAIN else "UP"
+    if slot.admin is SlotAdmin.DRAIN:
+        return "DRAIN"
+    return "UP" if slot.up else "DOWN"
 
 
 def _traffic(state: str, in_flight: int) -> ServerTraffic:

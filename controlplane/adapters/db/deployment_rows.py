@@ -17,6 +17,9 @@ from controlplane.kernel.ids import DeploymentName
 
 _SELECT: Final = select(DEPLOYMENTS, DEPLOYMENT_WANTED.c.replicas_wanted).join_from(DEPLOYMENTS, DEPLOYMENT_WANTED)
 _ONE: Final = _SELECT.where(DEPLOYMENTS.c.name == bindparam("name"))
+_SET_WANTED: Final = update(DEPLOYMENT_WANTED).where(DEPLOYMENT_WANTED.c.deployment == bindparam("of_deployment"))
+_POLICY_STATE: Final = select(POLICY_STATES.c.state).where(POLICY_STATES.c.deployment == bindparam("of_deployment"))
+_SET_POLICY_STATE: Final = update(POLICY_STATES).where(POLICY_STATES.c.deployment == bindparam("of_deployment"))
 
 
 class DeploymentRows:
@@ -65,18 +68,16 @@ class DeploymentRows:
         return await self.deployment(name)
 
     async def set_replicas_wanted(self, name: DeploymentName, wanted: int) -> None:
-        changed = await self._session.run(
-            update(DEPLOYMENT_WANTED).where(DEPLOYMENT_WANTED.c.deployment == name).values(replicas_wanted=wanted)
-        )
-        if not changed:
+        if not await self._session.run(_SET_WANTED, {"of_deployment": name, "replicas_wanted": wanted}):
             raise await self._no_deployment(name)
 
     async def policy_state(self, deployment: DeploymentName) -> str | None:
-        row = await self._session.row(select(POLICY_STATES.c.state).where(POLICY_STATES.c.deployment == deployment))
+        row = await self._session.row(_POLICY_STATE, {"of_deployment": deployment})
         return None if row is None else str(row.state)
 
     async def put_policy_state(self, deployment: DeploymentName, state_json: str) -> None:
-        await self._session.upsert(POLICY_STATES, {"deployment": deployment, "state": state_json})
+        if not await self._session.run(_SET_POLICY_STATE, {"of_deployment": deployment, "state": state_json}):
+            await self._session.run(POLICY_STATES.insert(), {"deployment": deployment, "state": state_json})
 
     async def _change(self, name: DeploymentName, **values: str | int | bool) -> None:
         await self._session.run(update(DEPLOYMENTS).where(DEPLOYMENTS.c.name == name).values(**values))

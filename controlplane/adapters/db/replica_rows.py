@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import Row, delete, select, update
+from sqlalchemy import Row, bindparam, delete, select, update
 from sqlalchemy.exc import IntegrityError
 
 from controlplane.adapters.db.codecs import (
@@ -25,6 +25,14 @@ from controlplane.kernel.errors import ConflictError
 from controlplane.kernel.ids import DeploymentName, NodeName, ReplicaName, RevisionId
 
 _ALL: Final = select(REPLICAS)
+_INSERT: Final = REPLICAS.insert()
+_INSERT_GPUS: Final = REPLICA_GPUS.insert()
+_UPDATE: Final = update(REPLICAS).where(REPLICAS.c.name == bindparam("at_name"))
+_UPDATE_IN_PLACE: Final = _UPDATE.where(
+    REPLICAS.c.node == bindparam("at_node"),
+    REPLICAS.c.gpus == bindparam("at_gpus"),
+    REPLICAS.c.port == bindparam("at_port"),
+)
 
 
 class ReplicaRows:
@@ -36,27 +44,28 @@ class ReplicaRows:
         return sorted(map(self._replicas.value, await self._session.rows(statement)), key=lambda found: found.name)
 
     async def put_replica(self, replica: Replica) -> None:
-        place = select(REPLICAS.c.node, REPLICAS.c.gpus, REPLICAS.c.port).where(REPLICAS.c.name == replica.name)
-        before = await self._session.row(place)
-        if before is not None and tuple(before) == (replica.node, text_from_gpus(replica.gpus), replica.port):
-            await self._session.run(update(REPLICAS).where(REPLICAS.c.name == replica.name).values(_columns(replica)))
+        columns = _columns(replica)
+        # Nearly every write changes a phase and leaves the place: one statement.
+        if await self._session.run(_UPDATE_IN_PLACE, {**columns, **_place(columns)}):
             return
         try:
             async with self._session.savepoint():
-                await self._session.upsert(REPLICAS, _columns(replica))
-                await self._assign_gpus(replica)
+                await self._put_elsewhere(replica, columns)
         except IntegrityError as error:
             raise await self._refusal(replica) from error
 
     async def delete_replica(self, name: ReplicaName) -> None:
         await self._session.run(delete(REPLICAS).where(REPLICAS.c.name == name))
 
-    async def _assign_gpus(self, replica: Replica) -> None:
-        await self._session.run(delete(REPLICA_GPUS).where(REPLICA_GPUS.c.replica == replica.name))
+    async def _put_elsewhere(self, replica: Replica, columns: dict[str, Any]) -> None:
+        """A new replica, or one whose node, GPUs or port change."""
+        if await self._session.run(_UPDATE, {**columns, "at_name": replica.name}):
+            await self._session.run(delete(REPLICA_GPUS).where(REPLICA_GPUS.c.replica == replica.name))
+        else:
+            await self._session.run(_INSERT, columns)
         if replica.gpus:
             await self._session.run(
-                REPLICA_GPUS.insert(),
-                [{"node": replica.node, "gpu": gpu, "replica": replica.name} for gpu in replica.gpus],
+                _INSERT_GPUS, [{"node": replica.node, "gpu": gpu, "replica": replica.name} for gpu in replica.gpus]
             )
 
     async def _refusal(self, replica: Replica) -> ConflictError:
@@ -77,6 +86,10 @@ class ReplicaRows:
         # On PostgreSQL the holder may have committed after this transaction's snapshot: it cannot be named then.
         name = "another replica" if holder is None else holder.name
         return port_taken(replica.name, node=replica.node, port=replica.port, holder=name)
+
+
+def _place(columns: dict[str, Any]) -> dict[str, Any]:
+    return {f"at_{name}": columns[name] for name in ("name", "node", "gpus", "port")}
 
 
 def _columns(replica: Replica) -> dict[str, Any]:

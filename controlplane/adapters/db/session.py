@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from sqlalchemy import CursorResult, Executable, Row, Table, inspect
+from sqlalchemy import CursorResult, Executable, Row, Table
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -39,13 +39,6 @@ class Session:
     def insert(self, table: Table) -> Insert:
         """An INSERT that knows ON CONFLICT."""
         return postgresql.insert(table) if self.is_postgresql else sqlite.insert(table)
-
-    async def upsert(self, table: Table, values: dict[str, Any]) -> None:
-        """Create the row, or replace its columns in `values`; the primary key is among them."""
-        keys = [column.name for column in inspect(table).primary_key]
-        statement = self.insert(table).values(values)
-        changed = {name: statement.excluded[name] for name in values if name not in keys}
-        await self.run(statement.on_conflict_do_update(index_elements=keys, set_=changed))
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:

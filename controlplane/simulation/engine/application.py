@@ -52,6 +52,7 @@ class Application:
         self._inference = Inference(options, core)
         self._posts: Mapping[str, Route] = self._inference.routes()
         self._routes = self._all_routes()
+        self._apply_pace()
         for fault, value in options.faults.items():
             self.set_fault(fault, value)
 

@@ -177,5 +177,7 @@ def test_fields_of_other_versions() -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", '{"name":"a"}', '{"paused":7}'])
 def test_what_no_version_wrote_is_terminal_and_says_what_to_do(text: str) -> None:
-    with pytest.raises(TerminalError, match="the store holds a deployment spec that this program cannot read: .*apply"):
+    with pytest.raises(
+        TerminalError, match=r"a deployment spec that this program cannot read: .* apply the site again"
+    ):
         codecs.DEPLOYMENT_SPEC.decode(text)

@@ -1,5 +1,6 @@
 """Fair shares: whatever the start, surveys in any order end with every resource worked on by exactly one."""
 
+import random
 from datetime import timedelta
 
 from hypothesis import given
@@ -42,7 +43,7 @@ def survey(board: dict[str, Claim], resources: list[str], instance: InstanceId, 
     order=st.randoms(use_true_random=False),
 )
 def test_every_resource_ends_with_one_living_owner_and_fair_parts(
-    resources: list[str], count: int, first_owner: dict[str, tuple[int, bool]], order: object
+    resources: list[str], count: int, first_owner: dict[str, tuple[int, bool]], order: random.Random
 ) -> None:
     instances = [InstanceId(f"i{number}") for number in range(count)]
     board = {"other/x": make_claim("other/x", InstanceId("i0"))}
@@ -52,8 +53,7 @@ def test_every_resource_ends_with_one_living_owner_and_fair_parts(
         board[name] = make_claim(name, InstanceId(f"i{owner}"), expired=expired or owner >= count)
     for _ in range(4):
         turns = list(instances)
-        shuffle = getattr(order, "shuffle")  # noqa: B009 - hypothesis gives a random.Random under a looser name
-        shuffle(turns)
+        order.shuffle(turns)
         for instance in turns:
             survey(board, resources, instance, frozenset())
     owners = {resource: board[claim_name(LOOP, resource)].holder for resource in resources}

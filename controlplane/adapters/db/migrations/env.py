@@ -1,4 +1,4 @@
-"""Run by Alembic. The connection comes from the program; from the command line, `-x url=...` names the database."""
+"""Run by Alembic. The connection comes from the program; when a migration is drafted, `-x url=...` names the database."""
 
 from alembic import context
 from sqlalchemy import Connection, create_engine
@@ -21,6 +21,6 @@ given: Connection | None = context.config.attributes.get("connection")
 if given is not None:
     migrate(given)
 else:
-    # For writing a new migration: alembic -x url=sqlite:///scratch.sqlite3 revision --autogenerate
+    # For drafting a new migration: docs/runtime.md.
     with create_engine(context.get_x_argument(as_dictionary=True)["url"]).begin() as opened:
         migrate(opened)

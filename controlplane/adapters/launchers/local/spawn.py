@@ -26,6 +26,8 @@ _INHERITED: Final = frozenset(
         *("VIRTUAL_ENV", "PYTHONPATH", "LD_LIBRARY_PATH"),
         *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
         *("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"),
+        # Where simulated engines write what their GPUs do; of our own variables the only one that replicas need.
+        "QUARTERDECK_GPU_STATE_DIR",
     }
 )
 """What programs need to find their files and the network. Our own secrets and settings stay with us."""
