@@ -24,8 +24,7 @@ dev:
 	@tools/bootstrap.sh dev
 
 test: dev components
-	.venv/bin/python -m pytest -n 2 --dist loadgroup -m "not alone" $(PYTEST_ARGS)
-	.venv/bin/python -m pytest -m alone $(PYTEST_ARGS)
+	.venv/bin/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
 
 check: dev
 	.venv/bin/ruff format --check .

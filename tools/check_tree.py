@@ -15,7 +15,9 @@ PURE_BANNED = frozenset(
 )
 PURE = ("controlplane/kernel", "controlplane/domain", "controlplane/metering", "controlplane/sites/change.py")
 PURE_FEATURES = ("autoscaler", "catalog", "fleet", "gateway", "replicas")
-SHELL_MODULES = frozenset({"reconciler.py", "runner.py", "service.py", "load.py", "observation.py", "files.py"})
+SHELL_MODULES = frozenset(
+    {"reconciler.py", "executor.py", "runner.py", "service.py", "load.py", "observation.py", "files.py"}
+)
 """Thin shells inside features, and readers of files: they may touch the world through what they are given."""
 
 UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b|not implemented yet")

@@ -18,7 +18,7 @@ from controlplane.adapters.db.engine import sqlite_url
 from controlplane.adapters.db.store import SqlStore, open_store
 from controlplane.adapters.instance import InstanceLock, InstanceNote, site_mark
 from controlplane.adapters.sitefile.secrets import resolve_secret
-from controlplane.adapters.system import SystemClock, UuidIds
+from controlplane.adapters.system import SystemClock
 from controlplane.api.app import create_app
 from controlplane.api.assemble import event_out
 from controlplane.api.routes_status import status_of
@@ -82,7 +82,7 @@ async def serve(options: ServeOptions, *, on_ready: OnReady, on_event: OnEvent) 
         _check_port(options.control_port)
         store, site_work, site = await _begin(options, stack)
         control_url = f"http://{CONTROL_HOST}:{options.control_port}"
-        instance = InstanceId(options.instance or f"{socket.gethostname()}-{UuidIds().new_id()[:8]}")
+        instance = InstanceId(options.instance or f"{socket.gethostname()}-{site_mark(options.state_dir)[:8]}")
         parts = put_together(
             store=store,
             site_work=site_work,

@@ -80,7 +80,9 @@ def _wake(draft: Draft, deficit: int) -> int:
 def _breaker_allows(draft: Draft, deficit: int) -> bool:
     """Cut the launches to what the breaker allows; say so when that is none and some are wanted."""
     situation = draft.situation
-    breaker, limits, now = situation.memory.breaker, situation.limits, situation.now
+    limits, now = situation.limits, situation.now
+    failed_now = sum(1 for row in draft.failed_starts if row.revision == situation.deployment.plan.revision)
+    breaker = situation.memory.breaker.after(failed_now, now)
     if not breaker.on_trial(limits):
         return True
     closed_at = breaker.closed_at(limits)
@@ -221,7 +223,7 @@ def _request(draft: Draft) -> PlacementRequest:
         gpus=situation.deployment.plan.gpus_per_replica,
         shelves=shelves_for(situation.deployment, situation.ledger),
         neighbours=neighbours,
-        avoided=frozenset(situation.memory.avoided_nodes),
+        avoided=frozenset(situation.memory.avoided_nodes) | {row.node for row in draft.failed_starts},
         ports=situation.limits.ports,
         refused_ports={address: frozenset(ports) for address, ports in refused.items()},
     )

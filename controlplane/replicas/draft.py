@@ -34,6 +34,12 @@ class Draft:
         return tuple(standing for standing in self.standings if standing.replica.name not in self.dying)
 
     @property
+    def failed_starts(self) -> tuple[Replica, ...]:
+        """Starts that this very plan gives up: they count at once, not from the next tick on."""
+        steps = (step for step in self.steps if isinstance(step, Release | Terminate | Kill))
+        return tuple(step.row for step in steps if step.failed_start)
+
+    @property
     def open(self) -> tuple[Standing, ...]:
         """Replicas that this plan has not decided about."""
         return tuple(standing for standing in self.standings if standing.replica.name not in self.touched)

@@ -56,6 +56,10 @@ class Breaker:
         doublings = min(self.failures - limits.breaker_after, _DOUBLINGS_MAX)
         return self.last_failure_at + min(limits.breaker_pause * (1 << doublings), limits.breaker_pause_max)
 
+    def after(self, failures: int, now: datetime) -> "Breaker":
+        """With so many more failed starts, all of them now."""
+        return self if failures == 0 else replace(self, failures=self.failures + failures, last_failure_at=now)
+
     def on_trial(self, limits: Limits) -> bool:
         """After a pause: one launch at a time, until one has served for a while."""
         return self.failures >= limits.breaker_after
@@ -137,7 +141,7 @@ def note_failed_start(memory: Memory, replica: Replica, limits: Limits, now: dat
     """Counts for the breaker if it was the present revision; its node comes last for a while."""
     breaker = memory.breaker
     if replica.revision == breaker.revision:
-        breaker = replace(breaker, failures=breaker.failures + 1, last_failure_at=now)
+        breaker = breaker.after(1, now)
     avoided = {**memory.avoided_nodes, replica.node: now + limits.node_avoided_for}
     return replace(memory, breaker=breaker, avoided_nodes=avoided)
 

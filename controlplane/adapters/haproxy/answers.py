@@ -17,6 +17,9 @@ _MAINT_BITS: Final = 0x01 | 0x02 | 0x20
 _DRAIN_BITS: Final = 0x08 | 0x10
 _OP_STOPPED: Final = 0
 
+_LOAD_COLUMNS: Final = 8
+"""pxname, svname, qcur, qmax, scur, smax, slim are the first seven; HAProxy only ever adds columns at the end."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerInfo:
@@ -142,24 +145,41 @@ def parse_counted(text: str) -> dict[DeploymentName, Counted]:
 
 def parse_slots(info: WorkerInfo, text: str) -> GatewaySeen:
     """From `show servers state` (address, weight, both states exactly) and `show stat` (limit, load) in one text."""
-    loads = {(row.backend, row.server): row for row in parse_stat(text)}
+    loads = _loads(text)
     slots: dict[DeploymentName, list[SlotSeen]] = {}
     for backend, server, field in _server_states(text):
         deployment = deployment_of(backend)
         if deployment is None or server == HOLD_SERVER:
             continue
-        load = loads.get((backend, server))
+        in_flight, limit = loads.get((backend, server), (0, 0))
         slots.setdefault(deployment, []).append(
             SlotSeen(
                 endpoint=f"{field('srv_addr')}:{field('srv_port')}",
                 admin=_admin(int(field("srv_admin_state"))),
                 up=int(field("srv_op_state")) != _OP_STOPPED,
                 weight=int(field("srv_uweight")),
-                maxconn=load.limit if load else 0,
-                in_flight=load.in_flight if load else 0,
+                maxconn=limit,
+                in_flight=in_flight,
             )
         )
     return GatewaySeen(structure=info.structure, slots={name: tuple(found) for name, found in slots.items()})
+
+
+def _loads(text: str) -> dict[tuple[str, str], tuple[int, int]]:
+    """(in flight, limit) of each line of `show stat`. Only the first columns are cut: there may be 10,000 lines."""
+    columns: list[str] = []
+    loads: dict[tuple[str, str], tuple[int, int]] = {}
+    scur = slim = 0
+    for line in text.splitlines():
+        if line.startswith("# pxname,"):
+            columns = line[2:].split(",", _LOAD_COLUMNS)[:_LOAD_COLUMNS]
+            scur, slim = columns.index("scur"), columns.index("slim")
+        elif columns and "," in line:
+            fields = line.split(",", _LOAD_COLUMNS)
+            loads[fields[0], fields[1]] = (int(fields[scur] or 0), int(fields[slim] or 0))
+        else:
+            columns = []
+    return loads
 
 
 def parse_drained(text: str) -> set[tuple[str, str]]:

@@ -39,7 +39,7 @@ class Edge:
     loops: list[LoopAnswer]
 
 
-async def _apply(document: str, dry_run: bool) -> SiteChangeAnswer:  # noqa: FBT001 - the port's form
+async def _apply(document: str, dry_run: bool) -> SiteChangeAnswer:
     if document == "broken":
         problem = Problem(
             field="deployments", found="nothing", expected="at least one", file="site.yaml", line=3, column=1
@@ -69,7 +69,8 @@ def edge() -> Iterator[Edge]:
     store, telemetry = MemoryStore(), FakeTelemetry(clock)
     loops = [
         LoopAnswer(
-            loop="replicas", resource="chat", outcome="quiet", seconds_since_last_tick=0.5, overdue=False, failures_in_a_row=0,
+            loop="replicas", resource="chat", outcome="quiet", seconds_since_last_tick=0.5, overdue=False,
+            failures_in_a_row=0,
             sentence="nothing to do",
         )
     ]  # fmt: skip

@@ -121,7 +121,8 @@ def test_a_dry_run_hints_nobody(edge: Edge) -> None:
 def test_readyz_names_the_loop_that_does_not_tick(edge: Edge) -> None:
     assert edge.client.get("/readyz").status_code == 200
     edge.loops[0] = type(edge.loops[0])(
-        loop="replicas", resource="chat", outcome="failed", seconds_since_last_tick=300.0, overdue=True, failures_in_a_row=9,
+        loop="replicas", resource="chat", outcome="failed", seconds_since_last_tick=300.0, overdue=True,
+        failures_in_a_row=9,
         sentence="no list of replicas",
     )  # fmt: skip
     answer = edge.client.get("/readyz")

@@ -126,7 +126,7 @@ def test_no_reading_ever_deletes_or_drains(
     readings: dict[str, Reading[NodeSample]],
     states: list[NodeState],
     after_s: float,
-    removed: bool,  # noqa: FBT001
+    removed: bool,
 ) -> None:
     nodes = [make_node(f"node-{number}", state=state) for number, state in enumerate(states, start=1)]
     if removed:

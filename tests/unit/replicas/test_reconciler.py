@@ -70,12 +70,12 @@ async def claim_of(world: ReplicaWorld, resource: str, holder: str = "one") -> C
 async def test_crash_loops_open_the_breaker_with_the_log_in_the_event_and_the_hold_told_once() -> None:
     world = await new_world(behaviour=CRASHING)
     await world.want(CHAT, 1)
-    await world.steps(40)
+    await world.steps(30)
     failed = await events(world, Reason.PROCESS_EXITED)
     assert len(failed) == 3
     assert "Traceback" in str(dict(failed[0].event.data)["log"])
     assert len(await events(world, Reason.BREAKER_OPEN)) == 1
-    await world.steps(20)
+    await world.steps(40)
     assert len(await events(world, Reason.PROCESS_EXITED)) == 4, "one trial after the pause"
 
 

@@ -13,6 +13,7 @@ import pytest
 from controlplane.simulation.engine.application import Application
 from controlplane.simulation.engine.core import EngineCore
 from controlplane.simulation.engine.exposition import Exposition
+from controlplane.simulation.engine.families import FinishReason
 from controlplane.simulation.engine.faults import Fault
 from controlplane.simulation.engine.http_server import Exchange
 from controlplane.simulation.engine.options import parse_options
@@ -175,7 +176,7 @@ def test_a_completion_has_the_tokens_that_were_asked_for() -> None:
 
 @pytest.mark.parametrize("chat", [False, True])
 @pytest.mark.parametrize("interval", ["1", "4"])
-def test_a_stream_says_what_the_whole_answer_says(chat: bool, interval: str) -> None:
+def test_a_stream_says_what_the_whole_answer_says(*, chat: bool, interval: str) -> None:
     world = World("--stream-interval", interval)
     ask = world.chat if chat else world.complete
     streamed = ask(stream=True, max_tokens=23)
@@ -253,7 +254,7 @@ def test_without_ignore_eos_the_length_is_the_prompts_own() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_stop_string_ends_the_answer_before_itself(stream: bool) -> None:
+def test_a_stop_string_ends_the_answer_before_itself(*, stream: bool) -> None:
     world = World()
     whole = world.complete(max_tokens=60)
     world.time.run()
@@ -419,7 +420,7 @@ def test_a_gone_client_frees_its_place() -> None:
     assert world.core.unfinished == 0
     world.time.run()
     assert world.scheduler.kv_blocks_used == 0
-    assert world.tally.finished["abort"] == 1
+    assert world.tally.finished[FinishReason.ABORT] == 1
     assert world.tally.generation_tokens < 50
 
 

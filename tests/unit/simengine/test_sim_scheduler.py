@@ -64,49 +64,67 @@ def drain(scheduler: Scheduler, now: float = 0.0) -> list[Step]:
     return steps
 
 
+class Run:
+    """A world played to its end, with the bounds checked after each step."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.scheduler = Scheduler(PROFILE, world.limits)
+        self.arrivals: list[Sequence] = []
+        at = 0.0
+        for prompt, output, family, gap in world.requests:
+            at += gap
+            self.arrivals.append(make(prompt, output, at, prefix_keys(family, prompt)))
+        self.left = list(self.arrivals)
+        self.admitted: list[Sequence] = []
+        self.ended: list[Sequence] = []
+
+    def play(self) -> None:
+        now = 0.0
+        for _ in range(20_000):
+            while self.left and self.left[0].arrived_at <= now:
+                self.scheduler.submit(self.left.pop(0))
+            horizon = self.left[0].arrived_at if self.left and self.world.merge else None
+            step = self.scheduler.step(now, until=horizon)
+            if step is not None:
+                self.check(step)
+                self.abort_some(step.ends_at)
+                now = step.ends_at
+            elif self.left:
+                now = self.left[0].arrived_at
+            else:
+                return
+        pytest.fail("it did not end")
+
+    def check(self, step: Step) -> None:
+        limits = self.world.limits
+        assert step.ends_at > step.started_at
+        assert 0 <= self.scheduler.kv_blocks_used <= limits.kv_blocks
+        assert self.scheduler.running <= limits.max_num_seqs
+        assert step.decoded + step.prefill_tokens <= limits.max_num_batched_tokens
+        self.admitted += step.admitted
+        self.ended += step.finished
+
+    def abort_some(self, now: float) -> None:
+        for index in self.world.aborts:
+            victim = self.arrivals[index]
+            if victim.phase is not SequencePhase.DONE and len(self.ended) > index and victim not in self.left:
+                assert self.scheduler.abort(victim, now)
+
+
 @settings(max_examples=200, deadline=None)
 @given(worlds())
 def test_every_request_ends_with_all_its_tokens_and_the_cache_is_never_overrun(world: World) -> None:
-    scheduler = Scheduler(PROFILE, world.limits)
-    arrivals: list[Sequence] = []
-    at = 0.0
-    for prompt, output, family, gap in world.requests:
-        at += gap
-        arrivals.append(make(prompt, output, at, prefix_keys(family, prompt)))
-    admitted: list[Sequence] = []
-    tokens: dict[int, int] = {}
-    ended: list[Sequence] = []
-    left = list(arrivals)
-    now = 0.0
-    for _ in range(20_000):
-        while left and left[0].arrived_at <= now:
-            scheduler.submit(left.pop(0))
-        step = scheduler.step(now, until=left[0].arrived_at if left and world.merge else None)
-        if step is None:
-            if not left:
-                break
-            now = left[0].arrived_at
-            continue
-        assert step.ends_at > step.started_at
-        assert 0 <= scheduler.kv_blocks_used <= world.limits.kv_blocks
-        assert scheduler.running <= world.limits.max_num_seqs
-        assert step.decoded + step.prefill_tokens <= world.limits.max_num_batched_tokens
-        admitted += step.admitted
-        ended += step.finished
-        for sequence in step.finished:
-            tokens[id(sequence)] = sequence.generated_base
-        for index in world.aborts:
-            if arrivals[index].phase is not SequencePhase.DONE and len(ended) > index and arrivals[index] not in left:
-                assert scheduler.abort(arrivals[index], step.ends_at)
-        now = step.ends_at
-    assert not left
-    assert not scheduler.busy
-    assert scheduler.kv_blocks_used == 0
-    assert all(sequence.phase is SequencePhase.DONE for sequence in arrivals)
-    assert all(tokens[id(sequence)] == sequence.output_tokens for sequence in ended)
-    order = [arrivals.index(sequence) for sequence in admitted]
+    run = Run(world)
+    run.play()
+    assert not run.left
+    assert not run.scheduler.busy
+    assert run.scheduler.kv_blocks_used == 0
+    assert all(sequence.phase is SequencePhase.DONE for sequence in run.arrivals)
+    assert all(sequence.generated_base == sequence.output_tokens for sequence in run.ended)
+    order = [run.arrivals.index(sequence) for sequence in run.admitted]
     assert order == sorted(order), "first come, first admitted"
-    for sequence in ended:
+    for sequence in run.ended:
         assert sequence.admitted_at is not None
         assert sequence.first_token_at is not None
         assert sequence.arrived_at <= sequence.admitted_at <= sequence.first_token_at <= sequence.finished_at

@@ -1,4 +1,4 @@
-"""Run by Alembic. The connection comes from the program; when a migration is drafted, `-x url=...` names the database."""
+"""Run by Alembic. The program gives the connection; when a migration is drafted, `-x url=...` names the database."""
 
 from alembic import context
 from sqlalchemy import Connection, create_engine
