@@ -88,7 +88,11 @@ async def get_usage(
         replicas = await tx.replicas()
         ended = await tx.events(kind="replica", limit=_EVENTS_READ_MAX, newest_first=True)
         decisions = await tx.decisions(limit=_DECISIONS_READ_MAX)
-    usage = measure_usage(holdings(replicas, ended, now), start, end)
+    spans = holdings(replicas, ended, now)
+    if since is None:
+        # A site that is younger than the default window is not compared with a fleet that stood before it.
+        start = max(start, min((span.start for span in spans), default=start))
+    usage = measure_usage(spans, start, end)
     return UsageOut(
         since=start,
         until=end,

@@ -222,7 +222,7 @@ def usage(control_plane: ControlPlane = DEFAULT_URL, *, as_json: AsJson = False)
         row = UsageOut.model_validate(answer)
         saved = 1.0 - row.gpu_hours / row.gpu_hours_static_peak if row.gpu_hours_static_peak else 0.0
         _console.print(
-            f"{row.gpu_hours:.2f} GPU-hours, static at the peak of {row.gpus_peak} GPUs would be "
+            f"since {row.since:%Y-%m-%d %H:%M} UTC: {row.gpu_hours:.2f} GPU-hours, static at the peak of {row.gpus_peak} GPUs would be "
             f"{row.gpu_hours_static_peak:.2f} ({saved:.0%} less), {row.scale_events} scale events"
         )
         for name, hours in row.by_deployment.items():

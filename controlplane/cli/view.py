@@ -102,9 +102,13 @@ def event_line(event: EventOut) -> str:
 
 def print_table(console: Console, table: Table) -> None:
     """As wide as it needs: a narrow terminal wraps lines, which beats names that are cut; pipes get whole lines."""
-    wide = console.options.update(width=_WIDTH_MAX)
-    needed = Measurement.get(console, wide, table).maximum
-    console.print(table, width=max(console.width, needed), crop=False, soft_wrap=False, no_wrap=True)
+    needed = Measurement.get(console, console.options.update(width=_WIDTH_MAX), table).maximum
+    before = console.width
+    console.width = max(before, needed)
+    try:
+        console.print(table)
+    finally:
+        console.width = before
 
 
 def table_of(*columns: str) -> Table:

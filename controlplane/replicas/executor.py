@@ -17,6 +17,7 @@ from controlplane.domain.store import Claim, Store, Transaction
 from controlplane.kernel.effects import Clock
 from controlplane.kernel.errors import QuarterdeckError
 from controlplane.kernel.ids import ReplicaName
+from controlplane.replicas.lifecycle import moved
 from controlplane.replicas.memory import FAILED_START_REVISION
 from controlplane.replicas.ports import Engines, Launcher, LaunchOutcome, LaunchResult
 from controlplane.replicas.steps import (
@@ -97,15 +98,18 @@ class Executor:
 
     async def write_results(self, plan: ReplicaPlan, answers: Sequence[Answer], claim: Claim) -> None:
         """Commit what the world confirmed or refused."""
-        written = [_result(answer, self._clock.now()) for answer in answers]
-        rows = [(row, event) for row, event in written if row is not None]
-        if not rows:
+        now = self._clock.now()
+        results = [result for answer in answers if (result := _result(plan, answer, now)) is not None]
+        if not results:
             return
         async with self._store.transaction() as tx:
             await tx.require_claim(claim.resource, claim.token)
-            for row, _ in rows:
-                await tx.put_replica(row)
-            await tx.append_events([replace(event, deployment=plan.deployment) for _, event in rows])
+            for result in results:
+                if result.forget:
+                    await tx.delete_replica(result.row.name)
+                else:
+                    await tx.put_replica(result.row)
+            await tx.append_events([result.event for result in results])
 
     async def _guarded(self, step: Launch | Sleep | Wake | Terminate | Kill, gate: asyncio.Semaphore) -> Answer:
         async with gate:
@@ -221,25 +225,34 @@ def _replica_event(
     )
 
 
-def _result(answer: Answer, now: datetime) -> tuple[Replica | None, NewEvent]:
-    """The row to write after an act, if any, and its event (the deployment is filled in by the caller)."""
-    step = answer.step
-    row: Replica | None = None
-    reason, sentence = step.reason, step.sentence
-    extra: tuple[tuple[str, str | int | float | bool], ...] = ()
-    match step:
-        case Launch() if isinstance(answer.launch, LaunchResult.Accepted):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Result:
+    """What an act leaves in the store: a row to write, or one to delete since nothing was started under it."""
+
+    row: Replica
+    event: NewEvent
+    forget: bool = False
+
+
+def _result(plan: ReplicaPlan, answer: Answer, now: datetime) -> _Result | None:
+    """None where the row written ahead says all there is to say, or where the world did not confirm."""
+    match answer.step:
+        case Launch() as step if isinstance(answer.launch, LaunchResult.Accepted):
             row = replace(step.done_row, launched_at=now, phase_since=now)
-        case Launch() if isinstance(answer.launch, LaunchResult.Refused):
-            reason, sentence = Reason.LAUNCH_REFUSED, f"not started: {answer.launch.sentence}"
-            row = replace(
-                step.pending_row, phase=ReplicaPhase.STOPPING, phase_since=now, reason=reason, sentence=sentence
-            )
-            extra = () if answer.launch.port_taken else ((FAILED_START_REVISION, row.revision),)
-        case Sleep() if answer.asleep:
+            return _Result(row=row, event=_replica_event(plan, row, step.reason, step.sentence, now))
+        case Launch() as step if isinstance(answer.launch, LaunchResult.Refused):
+            return _refused(plan, step.pending_row, answer.launch, now)
+        case Sleep() as step if answer.asleep:
             row = step.done_row
+            return _Result(row=row, event=_replica_event(plan, row, step.reason, step.sentence, now))
         case _:
-            pass
-    subject = row.name if row is not None else ""
-    event = NewEvent(at=now, kind=EventKind.REPLICA, subject=subject, reason=reason, sentence=sentence, data=extra)
-    return row, event
+            return None
+
+
+def _refused(plan: ReplicaPlan, pending: Replica, refusal: LaunchResult.Refused, now: datetime) -> _Result:
+    """A taken port says nothing about the revision: the row goes at once, and the next tick takes another port."""
+    sentence = f"not started: {refusal.sentence}"
+    row = moved(pending, ReplicaPhase.STOPPING, Reason.LAUNCH_REFUSED, sentence, now)
+    extra = () if refusal.port_taken else ((FAILED_START_REVISION, row.revision),)
+    event = _replica_event(plan, row, Reason.LAUNCH_REFUSED, sentence, now, extra)
+    return _Result(row=row, event=event, forget=refusal.port_taken)

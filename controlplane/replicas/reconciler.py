@@ -97,6 +97,8 @@ class ReplicaReconciler:
         self._memories: dict[DeploymentName, Memory] = {}
         self._acted_at_s: dict[str, float] = {}
         self._suspects: Mapping[ReplicaName, Suspect] = {}
+        self._refused_ports: Mapping[tuple[str, int], datetime] = {}
+        """Found by any deployment, spared to all of them."""
 
     async def resources(self) -> Sequence[str]:
         async with self._store.transaction() as tx:
@@ -129,7 +131,7 @@ class ReplicaReconciler:
         sighting = await self._sightings.observe(not_before_s=self._acted_at_s.get(name, float("-inf")))
         telemetry, now = self._telemetry.snapshot(), self._clock.now()
         memory = begin_tick(
-            remembered,
+            replace(remembered, refused_ports=self._refused_ports),
             replicas=replicas,
             revision=deployment.plan.revision,
             generation=deployment.generation,
@@ -242,6 +244,7 @@ class ReplicaReconciler:
                 memory = note_failed_start(memory, step.row, self._limits, now)
         for answer in answers:
             memory = self._learn(memory, answer, situation, now)
+        self._refused_ports = {**self._refused_ports, **memory.refused_ports}
         holding = frozenset(hold.reason for hold in plan.holds)
         self._memories[plan.deployment] = replace(memory, holding=holding, at=now)
 
@@ -293,9 +296,10 @@ def _stray_event(name: ReplicaName, signal: str, now: datetime) -> NewEvent:
 def _report(situation: Situation, plan: ReplicaPlan, answers: Sequence[Answer]) -> TickReport:
     troubles = [f"{answer.step.reason}: {answer.trouble}" for answer in answers if answer.trouble]
     moves = [f"{type(step).__name__.lower()} {step.sentence}" for step in plan.steps]
+    port_taken = any(isinstance(a.launch, LaunchResult.Refused) and a.launch.port_taken for a in answers)
     in_motion = plan.changes or any(replica.phase in _IN_MOTION for replica in situation.replicas)
     return TickReport(
         sentence="; ".join([plan.sentence, *moves, *troubles]),
         changed=plan.changes,
-        again_after=BUSY_PAUSE if in_motion else None,
+        again_after=timedelta(0) if port_taken else BUSY_PAUSE if in_motion else None,
     )

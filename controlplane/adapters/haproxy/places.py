@@ -82,6 +82,11 @@ class GatewayPaths:
         return self.run / "lock"
 
     @property
+    def hosts_file(self) -> Path:
+        """Host names by IP address; not there where the site has addresses only."""
+        return self.run / "hosts"
+
+    @property
     def metrics_port_file(self) -> Path:
         return self.run / "metrics-port"
 

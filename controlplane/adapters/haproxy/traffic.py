@@ -20,6 +20,7 @@ from controlplane.adapters.haproxy.answers import (
     parse_processes,
     parse_stat,
 )
+from controlplane.adapters.haproxy.hosts import names_by_address, told
 from controlplane.adapters.haproxy.places import GatewayPaths
 from controlplane.adapters.haproxy.runtime import ask
 from controlplane.domain.telemetry import GatewaySample, RouteTraffic, ServerTraffic
@@ -43,7 +44,8 @@ class HaproxyTraffic:
     async def servers(self) -> TrafficSighting:
         try:
             text = await ask(self._paths.admin_socket, "show stat -1 4 -1 no-maint; show servers state")
-            return TrafficSeen(servers_of(parse_stat(text), await old_rows(self._paths), parse_drained(text)))
+            servers = servers_of(parse_stat(text), await old_rows(self._paths), parse_drained(text))
+            return TrafficSeen(told(servers, names_by_address(self._paths)))
         except RetryableError as error:
             return TrafficUnseen(str(error))
 
@@ -63,7 +65,7 @@ async def read_sample(paths: GatewayPaths, now: datetime) -> GatewaySample:
         at=now,
         epoch=f"{info.epoch}/{state.epoch}",
         routes=routes_of(rows, old, parse_counted(text), state),
-        servers=servers_of(rows, old, parse_drained(text)),
+        servers=told(servers_of(rows, old, parse_drained(text)), names_by_address(paths)),
     )
 
 

@@ -80,7 +80,7 @@ class EngineOptions:
 
 def parse_options(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> EngineOptions:
     """InvalidError for values that make no sense together; argparse itself exits with 2 on bad syntax."""
-    known, rest = _parser().parse_known_args([_dashed(word) for word in argv])
+    known, rest = option_parser().parse_known_args([_dashed(word) for word in argv])
     unknown_own = [word for word in rest if word.startswith("--sim-")]
     if unknown_own:
         raise InvalidError([Problem(field=unknown_own[0], found="an unknown option", expected="one of --help")])
@@ -124,7 +124,7 @@ def parse_options(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
     )
 
 
-def _parser() -> argparse.ArgumentParser:
+def option_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sim-engine",
         description="An engine that speaks vLLM's HTTP and metrics without a model or a GPU.",

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 import uvloop
@@ -17,6 +17,10 @@ from controlplane.simulation.load.options import LoadOptions, config_of
 from controlplane.simulation.load.progress import watching
 from controlplane.simulation.load.report import LoadReport, tables
 from controlplane.simulation.load.runner import run_load
+
+
+_COLUMNS: Final = 120
+"""The report's tables are as wide; a narrower terminal wraps them, which beats names that are cut."""
 
 
 def load(
@@ -70,6 +74,7 @@ def load(
     )  # fmt: skip
     config = config_of(options, os.environ)
     console = Console(stderr=True)
+    console.width = max(console.width, _COLUMNS)
     report = _play(config, console)
     _show(report, json_out, console)
     if report.total.failed:
