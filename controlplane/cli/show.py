@@ -222,8 +222,9 @@ def usage(control_plane: ControlPlane = DEFAULT_URL, *, as_json: AsJson = False)
         row = UsageOut.model_validate(answer)
         saved = 1.0 - row.gpu_hours / row.gpu_hours_static_peak if row.gpu_hours_static_peak else 0.0
         _console.print(
-            f"since {row.since:%Y-%m-%d %H:%M} UTC: {row.gpu_hours:.2f} GPU-hours, static at the peak of {row.gpus_peak} GPUs would be "
-            f"{row.gpu_hours_static_peak:.2f} ({saved:.0%} less), {row.scale_events} scale events"
+            f"since {row.since:%Y-%m-%d %H:%M} UTC: {row.gpu_hours:.2f} GPU-hours; static at the peak of "
+            f"{row.gpus_peak} GPUs would be {row.gpu_hours_static_peak:.2f} ({saved:.0%} less); "
+            f"{row.scale_events} scale events"
         )
         for name, hours in row.by_deployment.items():
             _console.print(f"  {name}: {hours:.2f} GPU-hours")

@@ -18,7 +18,6 @@ from controlplane.simulation.load.progress import watching
 from controlplane.simulation.load.report import LoadReport, tables
 from controlplane.simulation.load.runner import run_load
 
-
 _COLUMNS: Final = 120
 """The report's tables are as wide; a narrower terminal wraps them, which beats names that are cut."""
 
