@@ -7,10 +7,9 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from controlplane.domain.deployment import Deployment
-from controlplane.domain.event import EventKind, NewEvent
+from controlplane.domain.event import EventKind
 from controlplane.domain.health import ProbeResult, ProbeVerdict
 from controlplane.domain.ports import Telemetry
-from controlplane.domain.reason import Reason
 from controlplane.domain.replica import Replica, ReplicaPhase
 from controlplane.domain.store import Claim, Store
 from controlplane.domain.telemetry import Fresh
@@ -40,11 +39,10 @@ from controlplane.replicas.ports import (
     Traffic,
     TrafficSighting,
     TrafficUnseen,
-    Unseen,
 )
 from controlplane.replicas.standing import Situation
 from controlplane.replicas.steps import Forget, Kill, Launch, Release, ReplicaPlan, Reserve, Sleep, Terminate
-from controlplane.replicas.strays import Suspect, plan_strays
+from controlplane.replicas.stray_watch import StrayWatch
 from controlplane.runtime.hints import Hints
 from controlplane.runtime.reconciler import TickReport
 
@@ -96,7 +94,7 @@ class ReplicaReconciler:
         self._fleets = FleetCache(store, clock)
         self._memories: dict[DeploymentName, Memory] = {}
         self._acted_at_s: dict[str, float] = {}
-        self._suspects: Mapping[ReplicaName, Suspect] = {}
+        self._strays = StrayWatch(store=store, launcher=launcher, sightings=self._sightings, clock=clock)
         self._refused_ports: Mapping[tuple[str, int], datetime] = {}
         """Found by any deployment, spared to all of them."""
 
@@ -109,7 +107,7 @@ class ReplicaReconciler:
     async def tick(self, resource: str, claim: Claim) -> TickReport:
         """TerminalError when the linter refuses the plan; RetryableError when places were taken meanwhile."""
         if resource == STRAYS:
-            return await self._tick_strays(claim)
+            return await self._strays.tick(claim)
         try:
             situation = await self._observe(DeploymentName(resource))
         except NotFoundError:
@@ -244,7 +242,8 @@ class ReplicaReconciler:
                 memory = note_failed_start(memory, step.row, self._limits, now)
         for answer in answers:
             memory = self._learn(memory, answer, situation, now)
-        self._refused_ports = {**self._refused_ports, **memory.refused_ports}
+        known = {**self._refused_ports, **memory.refused_ports}
+        self._refused_ports = {place: until for place, until in known.items() if until > now}
         holding = frozenset(hold.reason for hold in plan.holds)
         self._memories[plan.deployment] = replace(memory, holding=holding, at=now)
 
@@ -260,37 +259,9 @@ class ReplicaReconciler:
             case _:
                 return memory
 
-    async def _tick_strays(self, claim: Claim) -> TickReport:
-        sighting = await self._sightings.observe(not_before_s=self._acted_at_s.get(STRAYS, float("-inf")))
-        if isinstance(sighting, Unseen):
-            return TickReport(sentence=f"what runs cannot be seen: {sighting.why}")
-        async with self._store.transaction() as tx:
-            rows = frozenset(replica.name for replica in await tx.replicas())
-        now = self._clock.now()
-        plan = plan_strays(sighting, rows, self._suspects, now)
-        self._suspects = plan.suspects
-        if not plan.terminate and not plan.kill:
-            return TickReport(sentence=plan.sentence)
-        events = [_stray_event(name, "SIGTERM", now) for name in plan.terminate]
-        events += [_stray_event(name, "SIGKILL to its group", now) for name in plan.kill]
-        async with self._store.transaction() as tx:
-            await tx.require_claim(claim.resource, claim.token)
-            await tx.append_events(events)
-        for name in plan.terminate:
-            await self._launcher.terminate(name)
-        for name in plan.kill:
-            await self._launcher.kill(name)
-        self._acted_at_s[STRAYS] = self._clock.monotonic()
-        return TickReport(sentence=plan.sentence, changed=True)
-
 
 def _on_fleet(situation: Situation, fleet: Fleet) -> Situation:
     return replace(situation, nodes=fleet.nodes, ledger=fleet.ledger)
-
-
-def _stray_event(name: ReplicaName, signal: str, now: datetime) -> NewEvent:
-    sentence = f"runs with this site's mark but has no row: {signal}"
-    return NewEvent(at=now, kind=EventKind.REPLICA, subject=name, reason=Reason.STRAY, sentence=sentence)
 
 
 def _report(situation: Situation, plan: ReplicaPlan, answers: Sequence[Answer]) -> TickReport:

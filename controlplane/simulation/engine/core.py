@@ -94,9 +94,6 @@ class EngineCore:
     def unfinished(self) -> int:
         return len(self._jobs)
 
-    def held(self, why: Hold) -> bool:
-        return why in self._holds
-
     def busy_s(self) -> float:
         """Seconds of step time since start, the present step's past included."""
         pending = self._pending

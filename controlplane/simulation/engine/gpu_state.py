@@ -44,6 +44,7 @@ class GpuFiles:
 
     def write(self, load: GpuLoad, *, pid: int) -> None:
         """Replace each file in one step; a reader sees the old or the new one. OSError as the file system says."""
+        self.directory.mkdir(parents=True, exist_ok=True)
         body = orjson.dumps(self.reading(load, pid=pid, at=time.time()))
         for path in self._paths():
             fresh = path.with_suffix(f".{pid}.new")

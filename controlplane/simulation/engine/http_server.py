@@ -83,11 +83,6 @@ class Exchange:
         """Called once if the client goes away before the answer is complete."""
 
     @property
-    def open(self) -> bool:
-        """The answer is not complete and the client is still there."""
-        return self._connection is not None
-
-    @property
     def writable(self) -> bool:
         """False while the client reads too slowly: what would be streamed now should wait and be merged."""
         return self._connection is not None and not self._connection.write_paused

@@ -77,6 +77,7 @@ class EngineProcess:
         self._signals = 0
         self._serving = False
         self._busy_before_s = 0.0
+        self._gpu_trouble = False
         self._measured_at = self._started_at
         self._core = EngineCore(Scheduler(options.profile, options.limits), EngineTally(), LoopTime())
         exposition = Exposition(
@@ -176,7 +177,11 @@ class EngineProcess:
         try:
             self._gpu_files.write(self._gpu_load(), pid=os.getpid())
         except OSError as error:
-            _LOG.warning("GPU state not written directory=%s: %s", self._gpu_files.directory, error)
+            if not self._gpu_trouble:
+                _LOG.warning("GPU state not written directory=%s: %s", self._gpu_files.directory, error)
+            self._gpu_trouble = True
+        else:
+            self._gpu_trouble = False
         asyncio.get_running_loop().call_later(_GPU_PERIOD_S, self._report_gpus)
 
     def _gpu_load(self) -> GpuLoad:

@@ -121,10 +121,6 @@ class Scheduler:
         sequence.finished_at = now
         return True
 
-    def sequences(self) -> list[Sequence]:
-        """All that have not ended, running ones first."""
-        return [*self._running.values(), *self._waiting]
-
     def forget_prefixes(self) -> None:
         self._pool.forget_idle()
 
