@@ -54,6 +54,8 @@ SAY
   "$python" -m venv .venv
 fi
 
+# An environment made by uv has no pip of its own.
+.venv/bin/python -m pip --version >/dev/null 2>&1 || .venv/bin/python -m ensurepip >/dev/null
 echo "quarterdeck: installing the locked dependencies ($lock), once" >&2
 if command -v uv >/dev/null && uv pip install --quiet --python .venv/bin/python --require-hashes -r "$lock" 2>/dev/null; then
   :

@@ -119,7 +119,7 @@ def _coming_up(situation: Situation, standing: Standing) -> Step | None:
     if probe is not None and probe.verdict is ProbeVerdict.PASSED and standing.process is ProcessState.RUNNING:
         return _ready(replica, now)
     began = replica.phase_since if waking else replica.launched_at or replica.phase_since
-    deadline = situation.deployment.plan.launch.start_deadline
+    deadline = _wake_deadline(situation) if waking else situation.deployment.plan.launch.start_deadline
     if now - began >= deadline:
         last = f"; last probe: {probe.detail}" if probe is not None else ""
         sentence = f"not ready within {format_duration(deadline)}{last}: SIGTERM"
@@ -133,6 +133,11 @@ def _coming_up(situation: Situation, standing: Standing) -> Step | None:
     if waking and probe is not None and probe.verdict is ProbeVerdict.ASLEEP:
         return Wake(row=replica, reason=Reason.WAKE, sentence="still asleep: woken again")
     return None
+
+
+def _wake_deadline(situation: Situation) -> timedelta:
+    plan, limits = situation.deployment.plan, situation.limits
+    return min(plan.launch.start_deadline, max(limits.wake_deadline_min, plan.prior.wake * limits.wake_factor))
 
 
 def _ready(replica: Replica, now: datetime) -> MarkReady:

@@ -35,6 +35,10 @@ class Limits:
     """Between two probes of a replica that is already serving: each costs it a request."""
     probe_failures: int = 2
     """Failed probes in a row before a silent replica counts as hung: one may meet a full queue."""
+    wake_factor: int = 5
+    """A wake may take so many times what is expected of it: memory may be busy, but requests are held meanwhile."""
+    wake_deadline_min: timedelta = timedelta(seconds=20)
+    """Expected wakes are seconds or less: below this a slow machine would be taken for a broken engine."""
     sleep_tries: int = 2
     """An engine that refuses to sleep so often is stopped instead."""
     breaker_after: int = 3

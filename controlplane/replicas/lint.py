@@ -207,6 +207,8 @@ def _failure_seen(situation: Situation, row: Replica) -> bool:
 def _stops_in_order(situation: Situation, plan: ReplicaPlan, rows: _Rows) -> Iterator[str]:
     """READY is never signalled; DRAINING only when empty or late; a node out of sight is no reason."""
     for step in plan.steps:
+        if isinstance(step, Sleep) and not _may_stop_draining(situation, step.draining_row):
+            yield f"{step.draining_row.name} is put to sleep while requests may be in flight"
         if not isinstance(step, Terminate | Kill) or step.row.name not in rows:
             continue
         row = rows[step.row.name]

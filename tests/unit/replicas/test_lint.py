@@ -12,7 +12,7 @@ from controlplane.replicas.lint import lint_plan
 from controlplane.replicas.plan import plan_replicas
 from controlplane.replicas.ports import TrafficSeen, Unseen
 from controlplane.replicas.standing import Situation
-from controlplane.replicas.steps import Drain, Forget, Kill, Launch, Reserve, Retire, Step, Terminate, Undrain
+from controlplane.replicas.steps import Drain, Forget, Kill, Launch, Reserve, Retire, Sleep, Step, Terminate, Undrain
 from controlplane.testing.builders import make_deployment, make_node, make_replica, paused
 from controlplane.testing.situations import NOW, make_situation
 from controlplane.testing.traffic import server
@@ -124,6 +124,8 @@ def test_a_stop_out_of_order() -> None:
     busy = TrafficSeen({"127.0.0.1:20000": server("DRAIN", in_flight=1)})
     situation = make_situation([draining], deployment=none_wanted, traffic=busy)
     assert "in flight" in findings(situation, terminate(draining))
+    sleep = Sleep(draining_row=draining, done_row=draining, reason=Reason.SLEPT, sentence="")
+    assert "put to sleep while" in findings(situation, sleep)
     kill = Kill(row=replace(draining, phase=ReplicaPhase.STOPPING), reason=Reason.STOP_FORCED, sentence="")
     assert "without having been asked" in findings(make_situation([draining], deployment=none_wanted), kill)
     assert "no process of it was seen" in findings(make_situation(rows, gone=[rows[0].name]), terminate(rows[0]))

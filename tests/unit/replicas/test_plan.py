@@ -197,6 +197,14 @@ def test_a_lost_wake_is_repeated() -> None:
     assert kinds(made) == ["Wake"]
 
 
+def test_a_wake_that_takes_many_times_too_long_is_given_up_and_replaced() -> None:
+    row = replace(one(ReplicaPhase.WAKING), phase_since=NOW - timedelta(seconds=25))
+    made = plan(make_situation([row], deployment=wanting(1), probes={row.name: FAILED}))
+    assert kinds(made) == ["Terminate", "Reserve", "Launch"]
+    assert only(made, Terminate).reason is Reason.START_TIMED_OUT
+    assert not only(made, Terminate).failed_start
+
+
 def test_a_replica_on_its_way_to_sleep_comes_back_only_when_it_answers() -> None:
     row = replace(one(ReplicaPhase.DRAINING), reason=Reason.IDLE, sleep_after_drain=True, phase_since=NOW)
     busy = TrafficSeen({"127.0.0.1:20000": server("DRAIN", in_flight=1)})
