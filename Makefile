@@ -7,7 +7,7 @@ SHELL := /bin/sh
 ARGS ?=
 PYTEST_ARGS ?=
 
-.PHONY: up down test check bench format lock vllm-env components clean help
+.PHONY: up down dev test check bench format lock vllm-env components clean help
 
 help:
 	@sed -n 's/^# //p' Makefile

@@ -85,5 +85,8 @@ def read_note(state_dir: Path) -> InstanceNote | None:
 
 
 def site_mark(state_dir: Path) -> str:
-    """What marks every process started for this state folder; two folders never share one."""
+    """What marks every process started for this state folder; two folders never share one.
+
+    It comes from the path alone, so what a wiped folder left running is found too.
+    """
     return hashlib.sha256(str(state_dir.resolve()).encode()).hexdigest()[:_MARK_DIGITS]

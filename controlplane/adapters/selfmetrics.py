@@ -46,7 +46,10 @@ class SelfMetrics:
             registry=registry,
         )
         self._decisions = prometheus.Counter(
-            "quarterdeck_decisions", "Scaling decisions, by reason.", ["deployment", "reason"], registry=registry
+            "quarterdeck_decisions",
+            "Scaling decisions that were kept, by reason and direction.",
+            ["deployment", "reason", "direction"],
+            registry=registry,
         )
         self._replicas = prometheus.Gauge(
             "quarterdeck_replicas", "Replicas, by phase.", ["deployment", "phase"], registry=registry
@@ -74,8 +77,10 @@ class SelfMetrics:
     def stale_claim(self, loop: str) -> None:
         self._stale_claims.labels(loop).inc()
 
-    def decision(self, deployment: str, reason: Reason) -> None:
-        self._decisions.labels(deployment, reason.value).inc()
+    def decision(self, deployment: str, reason: Reason, *, wanted_before: int, wanted: int) -> None:
+        """A decision was written to the store."""
+        direction = "up" if wanted > wanted_before else "down" if wanted < wanted_before else "hold"
+        self._decisions.labels(deployment, reason.value, direction).inc()
 
     def scraped(self, kind: str, *, fresh: int, missing: int, duration: timedelta) -> None:
         """A round ended. `kind`: engines, nodes or gateway."""

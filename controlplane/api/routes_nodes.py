@@ -12,8 +12,8 @@ from controlplane.api.wire import GpuOut, IntentIn, IntentOut, NodeOut
 from controlplane.domain.event import EventKind, NewEvent
 from controlplane.domain.node import NodeState
 from controlplane.domain.reason import Reason
+from controlplane.domain.refusals import not_found
 from controlplane.domain.store import Transaction
-from controlplane.kernel.errors import NotFoundError
 from controlplane.kernel.ids import NodeName
 
 router = APIRouter(tags=["fleet"])
@@ -37,10 +37,10 @@ async def list_nodes(context: Context) -> list[NodeOut]:
 
 @router.get("/nodes/{name}")
 async def get_node(context: Context, name: str) -> NodeOut:
-    for node in await list_nodes(context):
-        if node.name == name:
-            return node
-    raise NotFoundError(f"no node is named {name!r}; `quarterdeck nodes` lists them")
+    nodes = {node.name: node for node in await list_nodes(context)}
+    if name not in nodes:
+        raise not_found("node", name, nodes)
+    return nodes[name]
 
 
 @router.get("/gpus")

@@ -7,8 +7,8 @@ from fastapi import APIRouter, Query
 from controlplane.api.assemble import replica_out
 from controlplane.api.context import Context
 from controlplane.api.wire import LogOut, ReplicaOut
+from controlplane.domain.refusals import not_found
 from controlplane.domain.replica import Replica
-from controlplane.kernel.errors import NotFoundError
 from controlplane.kernel.ids import DeploymentName
 
 router = APIRouter(prefix="/replicas", tags=["replicas"])
@@ -36,7 +36,7 @@ async def get_replica_log(context: Context, name: str, lines: Annotated[int, Que
 
 async def _replica(context: Context, name: str) -> Replica:
     async with context.store.transaction() as tx:
-        for replica in await tx.replicas():
-            if replica.name == name:
-                return replica
-    raise NotFoundError(f"no replica is named {name!r}; `quarterdeck replicas` lists them")
+        replicas = {str(replica.name): replica for replica in await tx.replicas()}
+    if name not in replicas:
+        raise not_found("replica", name, replicas)
+    return replicas[name]

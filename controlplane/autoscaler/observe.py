@@ -5,7 +5,7 @@ of the control plane, or another instance of it, goes on where this one stopped.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -81,13 +81,14 @@ class _Arrivals:
     complete: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class _Step:
-    """One replica's increase between two reads."""
+    """One replica between two reads. Increases are added up over all replicas, so none is kept for each."""
 
+    before: EngineMark
+    """Zeros after a restart: all that the new process counted is new."""
+    after: EngineMark
     seconds: float
-    change: EngineMark
-    """Differences, except for names and times."""
     complete: bool
 
 
@@ -110,7 +111,7 @@ def observe(
     ready = [replica for replica in replicas if replica.phase is ReplicaPhase.READY]
     arrivals, gateway_mark = _arrivals(deployment, snapshot.gateway, known, steps, len(ready))
     fresh_ready = sum(replica.name in samples for replica in ready)
-    cold_starts = [replica for replica in replicas if replica.name not in known.started and _cold_start(replica)]
+    started = {replica.name: took_s for replica in replicas if (took_s := _cold_start(replica))}
     observation = _observation(
         deployment,
         replicas,
@@ -120,7 +121,7 @@ def observe(
         samples=list(samples.values()),
         steps=steps,
         fresh_ready=fresh_ready,
-        cold_starts_s=tuple(sorted(_cold_start(replica) for replica in cold_starts)),
+        cold_starts_s=tuple(sorted(took_s for name, took_s in started.items() if name not in known.started)),
     )
     present = {replica.name for replica in replicas}
     kept = [mark for name, mark in before.items() if name in present and name not in marks]
@@ -128,7 +129,7 @@ def observe(
         slo=slo,
         gateway=gateway_mark,
         engines=tuple(sorted([*marks.values(), *kept], key=lambda mark: mark.replica)),
-        started=tuple(sorted(replica.name for replica in replicas if _cold_start(replica))),
+        started=tuple(sorted(started)),
     )
 
 
@@ -148,12 +149,6 @@ def _observation(
     ready = [replica.name for replica in replicas if replica.phase is ReplicaPhase.READY]
     starting = [replica for replica in replicas if replica.phase in _STARTING]
 
-    def total(field_of: Callable[[EngineMark], float]) -> float:
-        return sum(field_of(step.change) for step in steps)
-
-    def latencies(field_of: Callable[[EngineMark], LatencyDelta]) -> LatencyDelta:
-        return _sum_latencies([field_of(step.change) for step in steps])
-
     return Observation(
         at_s=now.timestamp(),
         gateway=_trust(snapshot.gateway),
@@ -171,15 +166,15 @@ def _observation(
         kv_usage=sum(sample.kv_usage for sample in samples) / len(samples) if samples else 0.0,
         engine_seconds=sum(step.seconds for step in steps) / len(steps) if steps else 0.0,
         engine_deltas=len(steps),
-        prompt_tokens=total(lambda mark: mark.prompt_tokens),
-        generation_tokens=total(lambda mark: mark.generation_tokens),
-        finished=total(lambda mark: mark.finished),
-        failed=total(lambda mark: mark.failed),
-        preemptions=total(lambda mark: mark.preemptions),
-        ttft=latencies(lambda mark: mark.ttft),
-        inter_token=latencies(lambda mark: mark.inter_token),
-        per_output_token=latencies(lambda mark: mark.per_output_token),
-        end_to_end=latencies(lambda mark: mark.end_to_end),
+        prompt_tokens=sum([step.after.prompt_tokens - step.before.prompt_tokens for step in steps]),
+        generation_tokens=sum([step.after.generation_tokens - step.before.generation_tokens for step in steps]),
+        finished=sum([step.after.finished - step.before.finished for step in steps]),
+        failed=sum([step.after.failed - step.before.failed for step in steps]),
+        preemptions=sum([step.after.preemptions - step.before.preemptions for step in steps]),
+        ttft=_latencies([(step.before.ttft, step.after.ttft) for step in steps]),
+        inter_token=_latencies([(step.before.inter_token, step.after.inter_token) for step in steps]),
+        per_output_token=_latencies([(step.before.per_output_token, step.after.per_output_token) for step in steps]),
+        end_to_end=_latencies([(step.before.end_to_end, step.after.end_to_end) for step in steps]),
         wanted=deployment.replicas_wanted,
         ready=len(ready),
         starting=len(starting),
@@ -223,7 +218,7 @@ def _engine_arrivals(steps: Sequence[_Step], ready: int) -> _Arrivals:
     """Finished requests plus the change of open ones; complete only when every ready replica told."""
     if not steps:
         return _Arrivals(count=None, seconds=0.0, source=ArrivalSource.NONE, complete=False)
-    grown = sum(step.change.finished + step.change.failed + step.change.open_requests for step in steps)
+    grown = sum(_requests(step.after) - _requests(step.before) for step in steps)
     seconds = sum(step.seconds for step in steps) / len(steps)
     complete = len(steps) >= ready and all(step.complete for step in steps)
     return _Arrivals(count=max(grown, 0.0), seconds=seconds, source=ArrivalSource.ENGINES, complete=complete)
@@ -270,51 +265,30 @@ def _within(histogram: Histogram, target: LatencyTarget | None) -> LatencyDelta:
     return LatencyDelta(count=total, sum_s=histogram.sum, within_low=low, within_high=high)
 
 
+def _requests(mark: EngineMark) -> float:
+    """All that the engine was ever given."""
+    return mark.finished + mark.failed + mark.open_requests
+
+
 def _step(before: EngineMark, after: EngineMark) -> _Step:
     """The increase between two reads of one replica; after a restart, all that the new process counted."""
     anew = after.process_start_s != before.process_start_s or _fell(before, after)
-    base = _ZERO if anew else before
-
-    def latency(old: LatencyDelta, new: LatencyDelta) -> LatencyDelta:
-        return LatencyDelta(
-            count=new.count - old.count,
-            sum_s=max(new.sum_s - old.sum_s, 0.0),
-            within_low=new.within_low - old.within_low,
-            within_high=new.within_high - old.within_high,
-        )
-
-    change = EngineMark(
-        replica=after.replica,
-        at_s=after.at_s,
-        process_start_s=after.process_start_s,
-        open_requests=after.open_requests - base.open_requests,
-        prompt_tokens=after.prompt_tokens - base.prompt_tokens,
-        generation_tokens=after.generation_tokens - base.generation_tokens,
-        finished=after.finished - base.finished,
-        failed=after.failed - base.failed,
-        preemptions=after.preemptions - base.preemptions,
-        ttft=latency(base.ttft, after.ttft),
-        inter_token=latency(base.inter_token, after.inter_token),
-        per_output_token=latency(base.per_output_token, after.per_output_token),
-        end_to_end=latency(base.end_to_end, after.end_to_end),
-    )
-    return _Step(seconds=max(after.at_s - before.at_s, 0.0), change=change, complete=not anew)
+    return _Step(_ZERO if anew else before, after, max(after.at_s - before.at_s, 0.0), not anew)
 
 
 def _fell(before: EngineMark, after: EngineMark) -> bool:
     """One counter that fell means that all began anew, also those that have outgrown their old value."""
-    pairs = (
-        (before.prompt_tokens, after.prompt_tokens),
-        (before.generation_tokens, after.generation_tokens),
-        (before.finished, after.finished),
-        (before.failed, after.failed),
-        (before.preemptions, after.preemptions),
-        *(
-            (getattr(before, name).count, getattr(after, name).count)
-            for name in ("ttft", "inter_token", "per_output_token", "end_to_end")
-        ),
+    return (
+        after.prompt_tokens < before.prompt_tokens
+        or after.generation_tokens < before.generation_tokens
+        or after.finished < before.finished
+        or after.failed < before.failed
+        or after.preemptions < before.preemptions
+        or after.ttft.count < before.ttft.count
+        or after.inter_token.count < before.inter_token.count
+        or after.per_output_token.count < before.per_output_token.count
+        or after.end_to_end.count < before.end_to_end.count
     )
-    return any(new < old for old, new in pairs)
 
 
 _ZERO = EngineMark(
@@ -334,12 +308,13 @@ _ZERO = EngineMark(
 )
 
 
-def _sum_latencies(parts: Sequence[LatencyDelta]) -> LatencyDelta:
+def _latencies(pairs: Sequence[tuple[LatencyDelta, LatencyDelta]]) -> LatencyDelta:
+    """The increases of all replicas together."""
     return LatencyDelta(
-        count=sum(part.count for part in parts),
-        sum_s=sum(part.sum_s for part in parts),
-        within_low=sum(part.within_low for part in parts),
-        within_high=sum(part.within_high for part in parts),
+        count=sum([after.count - before.count for before, after in pairs]),
+        sum_s=sum([max(after.sum_s - before.sum_s, 0.0) for before, after in pairs]),
+        within_low=sum([after.within_low - before.within_low for before, after in pairs]),
+        within_high=sum([after.within_high - before.within_high for before, after in pairs]),
     )
 
 

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Final
+from typing import Final, Protocol
 
 from controlplane.autoscaler.codec import decode, encode
 from controlplane.autoscaler.model import Decision, Observation, PolicyParams, PolicyState, Tuning
@@ -54,17 +54,48 @@ class Memory:
     recorded: Recorded | None = None
 
 
+class DecisionObserver(Protocol):
+    """Is told of each decision that is kept, once its transaction is committed: metrics."""
+
+    def on_decision(self, deployment: DeploymentName, reason: Reason, *, wanted_before: int, wanted: int) -> None: ...
+
+
+class UnobservedDecisions:
+    """Implements `DecisionObserver` for those who do not want to know."""
+
+    def on_decision(self, deployment: DeploymentName, reason: Reason, *, wanted_before: int, wanted: int) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Written:
+    decision: Decision
+    kept: bool
+    """It is in the history, not only in the state."""
+
+
 class AutoscalerReconciler:
     """Writes `replicas_wanted` and nothing else of a deployment."""
 
     def __init__(
-        self, *, store: Store, telemetry: Telemetry, clock: Clock, hints: Hints, tuning: Tuning | None = None
+        self,
+        *,
+        store: Store,
+        telemetry: Telemetry,
+        clock: Clock,
+        hints: Hints,
+        tuning: Tuning | None = None,
+        observer: DecisionObserver | None = None,
     ) -> None:
         self._store = store
         self._telemetry = telemetry
         self._clock = clock
         self._hints = hints
         self._tuning = tuning
+        self._observer = observer or UnobservedDecisions()
+        self._decoded: dict[DeploymentName, tuple[str, Memory]] = {}
+        """Texts of the store and what they mean: a text that is still there is not decoded again, which takes longer
+        than the decision. Only ever used for exactly that text, so another instance's or a lost write does no harm."""
 
     @property
     def name(self) -> str:
@@ -73,7 +104,9 @@ class AutoscalerReconciler:
     async def resources(self) -> Sequence[str]:
         """Deployments that the site still has."""
         async with self._store.transaction() as tx:
-            return [deployment.name for deployment in await tx.deployments() if not deployment.removed]
+            names = [deployment.name for deployment in await tx.deployments() if not deployment.removed]
+        self._decoded = {name: self._decoded[name] for name in names if name in self._decoded}
+        return names
 
     async def tick(self, resource: str, claim: Claim) -> TickReport:
         name = DeploymentName(resource)
@@ -85,7 +118,12 @@ class AutoscalerReconciler:
                 return TickReport(sentence="the deployment is gone")
             if deployment.removed:
                 return TickReport(sentence="removed from the site; nothing to decide")
-            decision = await self._decide(tx, deployment)
+            written = await self._decide(tx, deployment)
+        decision = written.decision
+        if written.kept:
+            self._observer.on_decision(
+                name, decision.reason, wanted_before=deployment.replicas_wanted, wanted=decision.wanted
+            )
         changed = decision.wanted != deployment.replicas_wanted
         if changed:
             self._hints.hint(_REPLICAS_LOOP)
@@ -101,7 +139,7 @@ class AutoscalerReconciler:
             )
         return TickReport(sentence=decision.sentence, changed=changed)
 
-    async def _decide(self, tx: Transaction, deployment: Deployment) -> Decision:
+    async def _decide(self, tx: Transaction, deployment: Deployment) -> _Written:
         name = deployment.name
         memory = await self._remembered(tx, name)
         params = params_for(deployment, self._tuning)
@@ -110,20 +148,27 @@ class AutoscalerReconciler:
         )
         decision = decide(params, observation, memory.policy)
         recorded = memory.recorded
-        if _worth_keeping(recorded, observation, decision):
+        kept = _worth_keeping(recorded, observation, decision)
+        if kept:
             recorded = Recorded(at_s=observation.at_s, reason=decision.reason)
             await tx.append_decision(record(name, params, observation, memory.policy, decision))
         if decision.wanted != deployment.replicas_wanted:
             await tx.set_replicas_wanted(name, decision.wanted)
             await tx.append_events([self._event(name, params, observation, decision)])
-        await tx.put_policy_state(name, encode(Memory(observer=observer, policy=decision.state, recorded=recorded)))
-        return decision
+        left = Memory(observer=observer, policy=decision.state, recorded=recorded)
+        text = encode(left)
+        await tx.put_policy_state(name, text)
+        self._decoded[name] = (text, left)
+        return _Written(decision=decision, kept=kept)
 
     async def _remembered(self, tx: Transaction, name: DeploymentName) -> Memory:
         """What the last tick left; nothing when another version of this program left it."""
         text = await tx.policy_state(name)
         if text is None:
             return Memory()
+        known = self._decoded.get(name)
+        if known is not None and known[0] == text:
+            return known[1]
         try:
             return decode(Memory, text)
         except InvalidError as error:

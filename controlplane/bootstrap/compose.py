@@ -23,7 +23,6 @@ from controlplane.adapters.system import SystemClock, SystemRng, UuidIds
 from controlplane.adapters.telemetry.collector import TelemetryCollector
 from controlplane.adapters.telemetry.direct import DirectEngines, DirectNodes
 from controlplane.adapters.telemetry.ports import EngineSource, NodeSource
-from controlplane.adapters.telemetry.prometheus import PrometheusEngines, PrometheusNodes
 from controlplane.api.context import ApiContext, LoopAnswer, ReplayAnswer
 from controlplane.autoscaler.reconciler import AutoscalerReconciler
 from controlplane.autoscaler.replay import replay_all
@@ -38,6 +37,7 @@ from controlplane.bootstrap.loops import (
 )
 from controlplane.bootstrap.site_work import SiteWork
 from controlplane.domain.deployment import Deployment
+from controlplane.domain.reason import Reason
 from controlplane.domain.site import SecretRef, Site, TelemetrySource
 from controlplane.fleet.reconciler import FleetReconciler
 from controlplane.gateway.reconciler import GatewayReconciler
@@ -95,7 +95,7 @@ def put_together(
         spec=site.telemetry,
         metrics=metrics,
     )
-    hints = HintBoard(LOOPS)
+    hints, counting = HintBoard(LOOPS), _Counting(metrics)
     paced: Sequence[tuple[Reconciler, Pace]] = (
         (FleetReconciler(store=store, telemetry=telemetry, clock=clock), FLEET_PACE),
         (
@@ -111,7 +111,10 @@ def put_together(
             REPLICAS_PACE,
         ),
         (GatewayReconciler(store, gateway, clock, site_work.gateway_spec), GATEWAY_PACE),
-        (AutoscalerReconciler(store=store, telemetry=telemetry, clock=clock, hints=hints), AUTOSCALER_PACE),
+        (
+            AutoscalerReconciler(store=store, telemetry=telemetry, clock=clock, hints=hints, observer=counting),
+            AUTOSCALER_PACE,
+        ),
         (Housekeeping(store=store, clock=clock), HOUSEKEEPING_PACE),
     )
     drivers = tuple(
@@ -123,7 +126,7 @@ def put_together(
             rng=rng,
             ids=ids,
             instance=instance,
-            observer=_Counting(metrics),
+            observer=counting,
         )
         for reconciler, pace in paced
     )
@@ -171,6 +174,9 @@ def put_together(
 
 def _sources(site: Site, clock: SystemClock, gpu_states: Path) -> tuple[EngineSource, NodeSource]:
     if site.telemetry.source is TelemetrySource.PROMETHEUS:
+        # A tenth of a second of imports that only such a site needs.
+        from controlplane.adapters.telemetry.prometheus import PrometheusEngines, PrometheusNodes  # noqa: PLC0415
+
         assert site.telemetry.prometheus_url is not None, "the site file's schema asks for it"
         url = site.telemetry.prometheus_url
         return PrometheusEngines(url, clock), PrometheusNodes(url, clock)
@@ -183,7 +189,7 @@ def _secret(ref: SecretRef) -> str:
 
 
 class _Counting:
-    """A TickObserver that counts into our own metrics."""
+    """A TickObserver and a DecisionObserver that counts into our own metrics."""
 
     def __init__(self, metrics: SelfMetrics) -> None:
         self._metrics = metrics
@@ -193,6 +199,9 @@ class _Counting:
         self._metrics.tick(loop, outcome, duration)
         if outcome is TickOutcome.STALE_CLAIM:
             self._metrics.stale_claim(loop)
+
+    def on_decision(self, deployment: DeploymentName, reason: Reason, *, wanted_before: int, wanted: int) -> None:
+        self._metrics.decision(deployment, reason, wanted_before=wanted_before, wanted=wanted)
 
 
 class _Measuring:

@@ -15,6 +15,8 @@ _TERM_GRACE_S: Final = 20.0
 """For open requests: nobody routes to these processes any more, or nobody drained them first."""
 _TERM_AGAIN_S: Final = 5.0
 """A SIGTERM that arrives while an engine starts is lost (seen on vLLM 0.32); a second one is not."""
+_KILL_GRACE_S: Final = 5.0
+"""A process may have started another one between a look and the signal; one in the kernel ends a moment later."""
 _LOOK_S: Final = 0.05
 
 
@@ -23,18 +25,21 @@ def marked_processes(mark: str) -> list[psutil.Process]:
     return [process for process in psutil.process_iter() if process.pid != os.getpid() and _carries(process, mark)]
 
 
-def stop_leftovers(mark: str) -> int:
-    """End all of them: SIGTERM, once more, then SIGKILL; how many there were."""
+def stop_leftovers(mark: str, *, grace_s: float = _TERM_GRACE_S) -> int:
+    """End all of them: SIGTERM, once more, then SIGKILL after the grace; how many there were."""
     found = marked_processes(mark)
     _signal(found, signal.SIGTERM)
     started_s = time.monotonic()
     again = False
-    while (left := marked_processes(mark)) and time.monotonic() - started_s < _TERM_GRACE_S:
+    while (left := marked_processes(mark)) and time.monotonic() - started_s < grace_s:
         if not again and time.monotonic() - started_s > _TERM_AGAIN_S:
             _signal(left, signal.SIGTERM)
             again = True
         time.sleep(_LOOK_S)
-    _signal(marked_processes(mark), signal.SIGKILL)
+    killing_s = time.monotonic()
+    while (left := marked_processes(mark)) and time.monotonic() - killing_s < _KILL_GRACE_S:
+        _kill_groups(left)
+        time.sleep(_LOOK_S)
     return len(found)
 
 
@@ -45,6 +50,22 @@ def _carries(process: psutil.Process, mark: str) -> bool:
         return process.environ().get(MARK_VARIABLE) == mark
     except psutil.Error:
         return False
+
+
+def _kill_groups(processes: Iterable[psutil.Process]) -> None:
+    """With all of their sessions' groups: vLLM's engine process hides its environment, so it is not among the marked.
+
+    Everything that we start leads a session of its own; a process of another session is killed alone.
+    """
+    own_session = os.getsid(0)
+    for process in processes:
+        try:
+            session = os.getsid(process.pid)
+            if session not in (0, own_session) and os.getpgid(process.pid) == session:
+                os.killpg(session, signal.SIGKILL)
+            process.kill()
+        except (psutil.Error, ProcessLookupError, PermissionError):
+            continue
 
 
 def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:

@@ -9,6 +9,8 @@ from typing import Final
 
 _FILE_BYTES_MAX: Final = 16 * 1024 * 1024
 _FILES_KEPT: Final = 3
+_CHATTY: Final = ("alembic", "uvicorn")
+"""Libraries that log their own steps at INFO."""
 _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
 
 
@@ -22,13 +24,26 @@ class KeyValueFormatter(logging.Formatter):
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 
+class OneLineFormatter(logging.Formatter):
+    """`ERROR: message; see FILE`: what a terminal gets. The traceback is in the file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname}: {record.getMessage()}; see {self._path}"
+
+
 def write_logs_to(path: Path, level: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     file = RotatingFileHandler(path, maxBytes=_FILE_BYTES_MAX, backupCount=_FILES_KEPT, encoding="utf-8")
     file.setFormatter(KeyValueFormatter())
     terminal = logging.StreamHandler(sys.stderr)
     terminal.setLevel(logging.ERROR)
-    terminal.setFormatter(logging.Formatter("%(levelname)s: %(message)s; see " + str(path)))
+    terminal.setFormatter(OneLineFormatter(path))
     root = logging.getLogger()
     root.handlers[:] = [file, terminal]
     root.setLevel(level)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -7,7 +7,6 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -22,15 +21,16 @@ from controlplane.adapters.system import SystemClock
 from controlplane.api.app import create_app
 from controlplane.api.assemble import event_out
 from controlplane.api.routes_status import status_of
-from controlplane.api.wire import EventOut, StatusOut
+from controlplane.api.wire import EventOut
 from controlplane.bootstrap.compose import Parts, put_together
 from controlplane.bootstrap.logs import write_logs_to
+from controlplane.bootstrap.options import Running, ServeOptions
+from controlplane.bootstrap.preflight import check_port, check_state_dir
 from controlplane.bootstrap.shutdown import end_replicas
 from controlplane.bootstrap.site_load import SiteLoad
 from controlplane.bootstrap.site_work import SiteWork
 from controlplane.domain.deployment import TaskKind
 from controlplane.domain.site import LoadSpec, Site
-from controlplane.kernel.errors import ConflictError
 from controlplane.kernel.ids import InstanceId
 from controlplane.runtime.supervisor import Service, Supervisor
 
@@ -44,28 +44,6 @@ _READY_GIVE_UP: Final = timedelta(seconds=120)
 _EVENTS_POLL: Final = timedelta(milliseconds=500)
 _PRIVATE: Final = 0o077
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServeOptions:
-    state_dir: Path
-    site_file: Path | None
-    gateway_port: int | None
-    control_port: int
-    load: bool
-    log_level: str
-    instance: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Running:
-    """What there is to tell once it runs."""
-
-    status: StatusOut
-    control_url: str
-    state_dir: Path
-    load: str
-
-
 type OnReady = Callable[[Running], None]
 type OnEvent = Callable[[EventOut], None]
 
@@ -73,13 +51,14 @@ type OnEvent = Callable[[EventOut], None]
 async def serve(options: ServeOptions, *, on_ready: OnReady, on_event: OnEvent) -> None:
     """Until SIGINT or SIGTERM (everything ends in order) or SIGHUP (only the control plane ends; serving goes on).
 
-    InvalidError for a bad site file, ConflictError when the folder or a port is taken.
+    InvalidError for a bad site file or a folder that cannot be written, ConflictError when folder or port is taken.
     """
     os.umask(_PRIVATE)
+    check_state_dir(options.state_dir)
     async with AsyncExitStack() as stack:
         lock = stack.enter_context(InstanceLock(options.state_dir))
         write_logs_to(options.state_dir / "logs" / "control-plane.log", options.log_level)
-        _check_port(options.control_port)
+        check_port(CONTROL_HOST, options.control_port, what="control plane", option="--control-port")
         store, site_work, site = await _begin(options, stack)
         control_url = f"http://{CONTROL_HOST}:{options.control_port}"
         instance = InstanceId(options.instance or f"{socket.gethostname()}-{site_mark(options.state_dir)[:8]}")
@@ -105,6 +84,9 @@ async def _begin(options: ServeOptions, stack: AsyncExitStack) -> tuple[SqlStore
     stack.push_async_callback(store.close)
     site_work = SiteWork(store=store, clock=SystemClock(), gateway_port=options.gateway_port)
     planned = await site_work.look(options.site_file)
+    port = options.gateway_port or planned.gateway.port
+    mark = site_mark(options.state_dir)
+    await asyncio.to_thread(check_port, planned.gateway.host, port, what="gateway", option="--port", mark=mark)
     if planned.store.url is not None:
         remote = resolve_secret(planned.store.url, os.environ, lambda path: Path(path).read_text(encoding="utf-8"))
         store = await open_store(remote)
@@ -175,17 +157,6 @@ def describe_load(spec: LoadSpec) -> str:
         f"a day in {day_min:g} minutes, {spec.trough_rps:g} to {spec.peak_rps:g} requests/s, "
         f"ends by itself after {duration_min:g} minutes"
     )
-
-
-def _check_port(port: int) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((CONTROL_HOST, port))
-        except OSError:
-            raise ConflictError(
-                f"port {port} on {CONTROL_HOST} is taken by another program; choose another with --control-port"
-            ) from None
 
 
 class _Ending:

@@ -6,15 +6,15 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from controlplane.adapters.sitefile.parse import read_site, read_text
+from controlplane.adapters.sitefile.parse import parse_site, read_site, read_text
 from controlplane.adapters.sitefile.planned import PlannedFile, plan_site_file
 from controlplane.api.context import SiteChangeAnswer
 from controlplane.catalog.files import load_catalog
 from controlplane.catalog.planning import plan_serving
 from controlplane.domain.site import GatewaySpec, Site
-from controlplane.domain.store import Store
+from controlplane.domain.store import AppliedSite, Store
 from controlplane.kernel.effects import Clock
-from controlplane.kernel.errors import NotFoundError
+from controlplane.kernel.errors import InvalidError, NotFoundError
 from controlplane.sites.apply import apply_site, digest_of, preview_site
 
 _DOCUMENT_NAME: Final = "site.yaml"
@@ -101,12 +101,26 @@ class SiteWork:
 
     async def _apply(self, planned: PlannedFile, *, dry_run: bool) -> SiteChangeAnswer:
         own, document = self._own(planned.site), planned.document
+        previous = self._site or await self._applied_last()
         if dry_run:
-            change = await preview_site(self._store, own, document, planned.plans, previous=self._site)
+            change = await preview_site(self._store, own, document, planned.plans, previous=previous)
         else:
-            change = await apply_site(self._store, own, document, planned.plans, self._clock, previous=self._site)
+            change = await apply_site(self._store, own, document, planned.plans, self._clock, previous=previous)
             self._site, self._digest = own, digest_of(document)
         return SiteChangeAnswer(changed=not change.is_empty, sentences=tuple(change.sentences()))
+
+    async def _applied_last(self) -> Site | None:
+        """By an earlier run: for the sentences about sections without rows. None where there is none to read."""
+        async with self._store.transaction() as tx:
+            applied = await tx.site()
+        return None if applied is None else await asyncio.to_thread(self._read_again, applied)
+
+    def _read_again(self, applied: AppliedSite) -> Site | None:
+        try:
+            return self._own(parse_site(applied.document, file=_DOCUMENT_NAME))
+        except InvalidError:
+            # A version with another schema applied it. The rows are compared all the same.
+            return None
 
     def _own(self, site: Site) -> Site:
         if self._gateway_port is None:

@@ -11,9 +11,8 @@ from typing import Annotated, Final
 import typer
 from rich.console import Console
 
-from controlplane.adapters.agent.server import DEFAULT_PORT, AgentOptions, serve_agent
+from controlplane.adapters.agent import DEFAULT_PORT
 from controlplane.adapters.gpu.check import gpu_problems
-from controlplane.adapters.gpu.nvml import NvmlGpus
 from controlplane.adapters.gpu.simulated import GpuStateFolder, SimulatedGpus
 from controlplane.adapters.gpu.source import GpuReader, GpuSource
 from controlplane.adapters.system import SystemClock
@@ -58,7 +57,7 @@ def serve(
     source = _source(simulate, gpus, name, gpu_state_dir)
     with reported():
         try:
-            asyncio.run(_serve(source, AgentOptions(node=name, expected_gpus=gpus), host, port))
+            asyncio.run(_serve(source, name, gpus, host, port))
         except OSError as error:
             fail(f"cannot listen on {host}:{port}: {error}; choose another with --port", ExitCode.FAILED)
 
@@ -92,13 +91,18 @@ def check(
 
 def _source(simulate: str | None, gpus: int | None, node: str, gpu_state_dir: Path) -> GpuSource:
     if simulate is None:
+        from controlplane.adapters.gpu.nvml import NvmlGpus  # noqa: PLC0415  # keeps other commands quick
+
         return NvmlGpus()
     folder = GpuStateFolder(gpu_state_dir, SystemClock())
     return SimulatedGpus(folder, node=node, gpu_model=simulate, gpus=gpus or _DEFAULT_GPUS)
 
 
-async def _serve(source: GpuSource, options: AgentOptions, host: str, port: int) -> None:
+async def _serve(source: GpuSource, node: str, expected_gpus: int | None, host: str, port: int) -> None:
     """Until SIGINT or SIGTERM. The first reading decides whether there is anything to serve."""
+    from controlplane.adapters.agent.server import AgentOptions, serve_agent  # noqa: PLC0415  # keeps others quick
+
+    options = AgentOptions(node=node, expected_gpus=expected_gpus)
     reader = GpuReader(source, SystemClock())
     sample = await reader.read()
     ended = asyncio.Event()

@@ -1,5 +1,6 @@
 """What `up` tells a person: where to look, what to type next, and what happens meanwhile."""
 
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -9,7 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from controlplane.api.wire import DeploymentOut, EventOut, NodeOut, StatusOut
+from controlplane.cli.client import DEFAULT_URL
 from controlplane.cli.view import event_line
+from controlplane.settings import STATE_DIR_DEFAULT
 
 _EVENTS_SHOWN = frozenset({"decision", "node", "gateway", "site", "control_plane"})
 """While running, replicas' own steps stay in `quarterdeck events`; a decision is the line that people want."""
@@ -29,9 +32,11 @@ def own_command() -> str:
 def banner_lines(status: StatusOut, *, control_url: str, state_dir: Path, detached: bool, load: str) -> Iterator[str]:
     command = own_command()
     chat = example_model(status.deployments)
-    suffix = "" if control_url == "http://127.0.0.1:8080" else f" --control-plane {control_url}"
+    suffix = "" if control_url == DEFAULT_URL else f" --control-plane {control_url}"
+    folder = "" if state_dir == STATE_DIR_DEFAULT else f" --state-dir {shlex.quote(str(state_dir))}"
     yield f"[bold green]Quarterdeck {status.version}[/bold green] runs [bold]{escape(status.site or '')}[/bold]: " + (
-        describe_fleet(status.nodes) + f", {len(status.deployments)} deployments"
+        describe_fleet(status.nodes)
+        + f", {len(status.deployments)} deployment{'' if len(status.deployments) == 1 else 's'}"
     )
     yield ""
     yield f"  gateway (OpenAI API)  {status.gateway_url}/v1"
@@ -43,15 +48,16 @@ def banner_lines(status: StatusOut, *, control_url: str, state_dir: Path, detach
     if chat is not None:
         body = f'{{"model": "{chat}", "messages": [{{"role": "user", "content": "Hello"}}], "max_tokens": 20}}'
         yield f"  curl {status.gateway_url}/v1/chat/completions -H 'Content-Type: application/json' -d '{escape(body)}'"
-    yield f"  {command} watch{suffix}       load, replicas, SLO and decisions, live"
-    yield f"  {command} status{suffix}"
+    rows = [(f"{command} watch{suffix}", "load, replicas, SLO and decisions, live")]
     if chat is not None:
-        yield f"  {command} decisions --deployment {chat}{suffix}       why there are so many replicas"
-    yield (
-        f"  {command} down       stops everything"
-        if detached
-        else "Ctrl-C stops everything; the next start picks up here."
-    )
+        rows.append((f"{command} decisions --deployment {chat}{suffix}", "why there are so many replicas"))
+    if detached:
+        rows.append((f"{command} down{folder}", "stops everything; the next start picks up here"))
+    width = max(len(typed) for typed, _ in rows)
+    for typed, meaning in rows:
+        yield f"  {escape(typed):<{width}}  [dim]# {meaning}[/dim]"
+    if not detached:
+        yield "Ctrl-C stops everything; the next start picks up here."
 
 
 def describe_fleet(nodes: Sequence[NodeOut]) -> str:
@@ -61,7 +67,7 @@ def describe_fleet(nodes: Sequence[NodeOut]) -> str:
         gpus[node.gpu_model] = gpus.get(node.gpu_model, 0) + node.gpus
     kinds = ", ".join(f"{count} x {model}" for model, count in sorted(gpus.items()))
     simulated = " (simulated)" if nodes and all(node.simulated for node in nodes) else ""
-    return f"{len(nodes)} nodes, {kinds}{simulated}"
+    return f"{len(nodes)} node{'' if len(nodes) == 1 else 's'}, {kinds}{simulated}"
 
 
 def example_model(deployments: Sequence[DeploymentOut]) -> str | None:
@@ -73,4 +79,4 @@ def example_model(deployments: Sequence[DeploymentOut]) -> str | None:
 
 def print_event(console: Console, event: EventOut) -> None:
     if event.kind in _EVENTS_SHOWN:
-        console.print(event_line(event), soft_wrap=True)
+        console.print(event_line(event))

@@ -1,12 +1,16 @@
 """The API's client: JSON in, JSON out, problem+json back into our exceptions."""
 
 import json
+import re
 import uuid
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Final
+from types import TracebackType
+from typing import Annotated, Final, Self
+from urllib.parse import urlsplit
 
 import httpx2
 import typer
+from pydantic import BaseModel, ValidationError
 
 from controlplane.cli.exits import UnreachableError
 from controlplane.kernel.errors import (
@@ -23,6 +27,10 @@ from controlplane.kernel.errors import (
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
 _TIMEOUT_S: Final = 10.0
 """Every answer of the control plane comes from memory or one short transaction."""
+_STREAM_SILENCE_S: Final = 60.0
+"""An open event stream says that it is still there every 15 s."""
+_SHOWN_CHARS: Final = 120
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 type Json = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
 
@@ -34,11 +42,17 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
 class ApiClient:
-    """Synchronous; one per command."""
+    """Synchronous; one per command, used as a context. InvalidError when the URL is none."""
 
     def __init__(self, url: str, *, transport: httpx2.BaseTransport | None = None) -> None:
-        self._url = url.rstrip("/")
+        self._url = _checked(url)
         self._http = httpx2.Client(base_url=self._url, timeout=_TIMEOUT_S, transport=transport)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._http.close()
 
     def get(self, path: str, params: Mapping[str, str | int | bool | None] | None = None) -> Json:
         kept = {key: value for key, value in (params or {}).items() if value is not None}
@@ -56,36 +70,83 @@ class ApiClient:
         params = {} if after is None else {"after": after}
         try:
             with self._http.stream(
-                "GET", "/api/v1/events/stream", params=params, timeout=httpx2.Timeout(_TIMEOUT_S, read=None)
+                "GET",
+                "/api/v1/events/stream",
+                params=params,
+                timeout=httpx2.Timeout(_TIMEOUT_S, read=_STREAM_SILENCE_S),
             ) as response:
+                if not response.is_success:
+                    response.read()
+                    raise _error_of(response)
                 for line in response.iter_lines():
                     if line.startswith("data: "):
                         yield json.loads(line.removeprefix("data: "))
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:
             raise self._unreachable(error) from error
 
     def _call(self, method: str, path: str, **options: object) -> Json:
         try:
             response = self._http.request(method, path, **options)  # type: ignore[arg-type] # the client's own keywords
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:
             raise self._unreachable(error) from error
-        if response.is_success:
+        if not response.is_success:
+            raise _error_of(response)
+        try:
             answer: Json = response.json()
-            return answer
-        raise _error_of(response)
+        except ValueError:
+            raise UnreachableError(
+                f"what answers at {self._url} is no control plane; its URL is the line `control plane` of "
+                "`quarterdeck up`, or name another with --control-plane URL"
+            ) from None
+        return answer
 
-    def _unreachable(self, error: httpx2.TransportError) -> UnreachableError:
+    def _unreachable(self, error: httpx2.RequestError) -> UnreachableError:
         return UnreachableError(
             f"no control plane answers at {self._url} ({type(error).__name__}); start one with `make up` or "
             "`quarterdeck up`, or name another with --control-plane URL"
         )
 
 
+def named(path: str, name: str) -> str:
+    """The path with a name that a person typed; NotFoundError for what can be no name, and would be another path."""
+    if _NAME.fullmatch(name) is None:
+        raise NotFoundError(f"nothing is named {name!r}; names have letters, digits, '-', '.' and '_'")
+    return path.format(name)
+
+
+def parsed[T: BaseModel](shape: type[T], answer: Json) -> T:
+    """TerminalError when another version of the control plane answers in another shape."""
+    try:
+        return shape.model_validate(answer)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise TerminalError(
+            f"the control plane answered in a form that this command does not know ({shape.__name__}, at {where!r}); "
+            "they are of different versions: `quarterdeck --version` and the `version` of /api/v1/status say which"
+        ) from error
+
+
+def parsed_rows[T: BaseModel](shape: type[T], answer: Json) -> list[T]:
+    return [parsed(shape, row) for row in (answer if isinstance(answer, list) else [answer])]
+
+
+def _checked(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise InvalidError([Problem(field="--control-plane", found=repr(url), expected=f"a URL such as {DEFAULT_URL}")])
+    return url.rstrip("/")
+
+
 def _error_of(response: httpx2.Response) -> QuarterdeckError:
     try:
         body = response.json()
     except ValueError:
-        return TerminalError(f"the answer was HTTP {response.status_code} without a readable body")
+        said = " ".join(response.text.split())[:_SHOWN_CHARS]
+        return TerminalError(f"{response.url} answered HTTP {response.status_code}: {said or 'nothing more'}")
     detail = str(body.get("detail", f"HTTP {response.status_code}")) if isinstance(body, dict) else str(body)
     problems = [
         Problem(

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from rich.console import Console
 
 from controlplane.adapters.instance import InstanceNote, is_held, read_note, site_mark
 from controlplane.bootstrap.leftovers import stop_leftovers
 from controlplane.cli.exits import ExitCode, fail, reported
+from controlplane.cli.view import make_console
 from controlplane.settings import STATE_DIR_DEFAULT, read_settings
 
 _WAIT_S: Final = 120.0
@@ -27,8 +27,6 @@ StateDir = Annotated[
         show_default=str(STATE_DIR_DEFAULT),
     ),
 ]
-
-_console = Console()
 
 
 def down(
@@ -49,17 +47,21 @@ def down(
             _stop(note, folder, keep_serving=keep_serving)
         stopped = 0 if keep_serving else stop_leftovers(site_mark(folder))
         if running:
-            _console.print(f"stopped the control plane of {folder}" + (" (still serving)" if keep_serving else ""))
+            make_console().print(
+                f"stopped the control plane of {folder}" + (" (still serving)" if keep_serving else "")
+            )
         elif stopped:
-            _console.print(f"no control plane ran in {folder}; stopped {stopped} processes that one had left serving")
+            make_console().print(
+                f"no control plane ran in {folder}; stopped {stopped} processes that one had left serving"
+            )
         else:
-            _console.print(f"nothing runs for {folder}")
+            make_console().print(f"nothing runs for {folder}")
 
 
 def _stop(note: InstanceNote, folder: Path, *, keep_serving: bool) -> None:
     os.kill(note.pid, signal.SIGHUP if keep_serving else signal.SIGTERM)
     give_up_at = time.monotonic() + _WAIT_S
-    with _console.status("requests in flight finish, replicas end"):
+    with make_console().status("requests in flight finish, replicas end"):
         while is_held(folder):
             if time.monotonic() > give_up_at:
                 fail(

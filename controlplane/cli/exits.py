@@ -37,7 +37,7 @@ class UnreachableError(RetryableError):
 
 def fail(message: str, code: ExitCode) -> NoReturn:
     """One sentence on standard error, then the exit code."""
-    Console(stderr=True, soft_wrap=True).print(f"[red]error:[/red] {escape(message)}")
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"[red]error:[/red] {escape(message)}")
     raise typer.Exit(int(code))
 
 
@@ -46,11 +46,41 @@ def reported() -> Iterator[None]:
     """Expected errors become a sentence and an exit code; no traceback reaches a user."""
     try:
         yield
-    except UnreachableError as error:
-        fail(str(error), ExitCode.UNREACHABLE)
-    except (ConflictError, DeniedError) as error:
-        fail(str(error), ExitCode.CONFLICT)
-    except (InvalidError, NotFoundError) as error:
-        fail(str(error), ExitCode.USAGE)
     except QuarterdeckError as error:
-        fail(str(error), ExitCode.FAILED)
+        fail(_sentence(error), exit_code(error))
+    except ExceptionGroup as group:
+        expected, unforeseen = group.split(QuarterdeckError)
+        if unforeseen is not None or expected is None:
+            raise
+        errors = list(_leaves(expected))
+        fail("\n".join(dict.fromkeys(_sentence(error) for error in errors)), exit_code(errors[0]))
+    except BrokenPipeError:
+        raise  # the reader of a pipe has gone, which is no failure of ours: typer ends quietly
+    except OSError as error:
+        fail(f"{error.filename or 'the system'}: {error.strerror or error}", ExitCode.FAILED)
+
+
+def exit_code(error: QuarterdeckError) -> ExitCode:
+    match error:
+        case UnreachableError():
+            return ExitCode.UNREACHABLE
+        case ConflictError() | DeniedError():
+            return ExitCode.CONFLICT
+        case InvalidError() | NotFoundError():
+            return ExitCode.USAGE
+        case _:
+            return ExitCode.FAILED
+
+
+def _sentence(error: QuarterdeckError) -> str:
+    if isinstance(error, InvalidError) and len(error.problems) > 1:
+        return f"{len(error.problems)} problems\n{error}"
+    return str(error)
+
+
+def _leaves(group: ExceptionGroup[QuarterdeckError]) -> Iterator[QuarterdeckError]:
+    for error in group.exceptions:
+        if isinstance(error, ExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

@@ -3,14 +3,12 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from controlplane.api.wire import IntentOut
-from controlplane.cli.client import DEFAULT_URL, ApiClient, AsJson, ControlPlane, Json
+from controlplane.cli.client import DEFAULT_URL, ApiClient, AsJson, ControlPlane, Json, named, parsed
 from controlplane.cli.exits import ExitCode, fail, reported
-
-_console = Console()
+from controlplane.cli.view import make_console, print_json
 
 Generation = Annotated[int | None, typer.Option(help="Refuse unless it still has this generation.")]
 Why = Annotated[str, typer.Option("--reason", help="Kept in the event.")]
@@ -29,11 +27,12 @@ def scale(
     as_json: AsJson = False,
 ) -> None:
     """Pin the number of replicas, or give it back to the autoscaler with `auto`."""
-    if replicas != "auto" and not replicas.isdigit():
+    if replicas != "auto" and not (replicas.isascii() and replicas.isdecimal()):
         fail(f"found replicas {replicas!r}, expected a number or `auto`", ExitCode.USAGE)
     pinned = None if replicas == "auto" else int(replicas)
     body: dict[str, Json] = {"replicas": pinned, "generation": generation}
-    _send(control_plane, f"/api/v1/deployments/{deployment}/scale", body, as_json=as_json)
+    back = "" if pinned is None else f"`quarterdeck scale {deployment} auto` gives it back to the autoscaler"
+    _send(control_plane, named("/api/v1/deployments/{}/scale", deployment), body, back, as_json=as_json)
 
 
 def pause(
@@ -46,7 +45,8 @@ def pause(
 ) -> None:
     """Hold a deployment as it is: no launch, no drain, no scaling."""
     body: dict[str, Json] = {"generation": generation, "reason": reason}
-    _send(control_plane, f"/api/v1/deployments/{deployment}/pause", body, as_json=as_json)
+    back = f"`quarterdeck resume {deployment}` manages it again"
+    _send(control_plane, named("/api/v1/deployments/{}/pause", deployment), body, back, as_json=as_json)
 
 
 def resume(
@@ -59,7 +59,7 @@ def resume(
 ) -> None:
     """Manage a paused deployment again."""
     body: dict[str, Json] = {"generation": generation, "reason": reason}
-    _send(control_plane, f"/api/v1/deployments/{deployment}/resume", body, as_json=as_json)
+    _send(control_plane, named("/api/v1/deployments/{}/resume", deployment), body, "", as_json=as_json)
 
 
 @node.command()
@@ -102,14 +102,20 @@ def drain(
 
 
 def _send_node(url: str, name: str, verb: str, generation: int | None, reason: str, *, as_json: bool) -> None:
-    _send(url, f"/api/v1/nodes/{name}/{verb}", {"generation": generation, "reason": reason}, as_json=as_json)
+    back = "" if verb == "uncordon" else f"`quarterdeck node uncordon {name}` lets them back"
+    body: dict[str, Json] = {"generation": generation, "reason": reason}
+    _send(url, named("/api/v1/nodes/{}/", name) + verb, body, back, as_json=as_json)
 
 
-def _send(url: str, path: str, body: dict[str, Json], *, as_json: bool) -> None:
-    with reported():
-        answer = ApiClient(url).post(path, body)
+def _send(url: str, path: str, body: dict[str, Json], back: str, *, as_json: bool) -> None:
+    """`back` says how to undo it."""
+    console = make_console()
+    with reported(), ApiClient(url) as client:
+        answer = client.post(path, body)
         if as_json:
-            _console.print_json(data=answer)
-            return
-        intent = IntentOut.model_validate(answer)
-        _console.print(f"{escape(intent.sentence)} [dim](generation {intent.generation})[/dim]")
+            return print_json(console, answer)
+        intent = parsed(IntentOut, answer)
+        console.print(f"{escape(intent.sentence)} [dim](generation {intent.generation})[/dim]")
+        if back:
+            console.print(f"[dim]{escape(back)}[/dim]")
+    return None

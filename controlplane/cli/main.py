@@ -6,7 +6,7 @@ from typing import Annotated, Final
 import typer
 
 import controlplane
-from controlplane.cli import agent, down, intents, load, models, show, sim_engine, site, up, watch
+from controlplane.cli import agent, down, history, intents, load, models, show, sim_engine, site, up, watch
 
 app = typer.Typer(
     name="quarterdeck",
@@ -40,7 +40,7 @@ _COMMANDS: Final[tuple[tuple[str, tuple[Callable[..., None], ...]], ...]] = (
         "Look",
         (
             show.status, watch.watch, show.nodes, show.gpus, show.deployments, show.replicas, show.logs,
-            show.events, show.decisions, show.usage,
+            history.events, history.decisions, history.usage,
         ),
     ),
     ("Change", (intents.scale, intents.pause, intents.resume)),

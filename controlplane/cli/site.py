@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from controlplane.adapters.sitefile.jsonschema import site_json_schema
 from controlplane.adapters.sitefile.parse import parse_site, read_site, read_text
@@ -18,8 +16,9 @@ from controlplane.api.wire import SiteChangeOut, SiteDocument
 from controlplane.catalog.files import load_catalog
 from controlplane.catalog.model import Catalog
 from controlplane.catalog.planning import plan_serving
-from controlplane.cli.client import DEFAULT_URL, ApiClient, AsJson, ControlPlane
+from controlplane.cli.client import DEFAULT_URL, ApiClient, AsJson, ControlPlane, parsed
 from controlplane.cli.exits import ExitCode, reported
+from controlplane.cli.view import make_console, print_table, table_of
 from controlplane.kernel.errors import InvalidError, Problem
 from controlplane.kernel.units import format_bytes
 from controlplane.sites.change import compare_sites
@@ -30,9 +29,6 @@ SiteFileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A site.y
 
 _RUNNING: Final = "the running site"
 """Stands for a file's name in messages about the document that the control plane has."""
-
-_TABLE_COLUMNS: Final = 120
-"""Wide enough for every name; a narrower terminal wraps it, which beats names that are cut."""
 
 
 @app.command()
@@ -67,8 +63,9 @@ def diff(
         catalog = load_catalog()
         after = _planned(read_text(file), catalog, file=str(file))
         if against is None:
-            answer = SiteDocument.model_validate(ApiClient(control_plane).get("/api/v1/site/document"))
-            before = _planned(answer.document, catalog, file=_RUNNING)
+            with ApiClient(control_plane) as client:
+                running = parsed(SiteDocument, client.get("/api/v1/site/document"))
+            before = _planned(running.document, catalog, file=_RUNNING)
         else:
             before = _planned(read_text(against), catalog, file=str(against))
         change = compare_sites(before.site, before.plans, after.site, after.plans)
@@ -87,8 +84,9 @@ def apply(
     with reported():
         document = read_text(file)
         parse_site(document, file=str(file))
-        answer = ApiClient(control_plane).put("/api/v1/site", {"document": document}, {"dry_run": dry_run})
-        changes = SiteChangeOut.model_validate(answer).changes
+        with ApiClient(control_plane) as client:
+            answer = client.put("/api/v1/site", {"document": document}, {"dry_run": dry_run})
+        changes = parsed(SiteChangeOut, answer).changes
         _show_changes(changes, nothing="nothing changes: it is applied already", as_json=as_json)
 
 
@@ -164,7 +162,7 @@ def _summary(planned: PlannedFile) -> dict[str, Any]:
 
 
 def _show_plans(planned: PlannedFile, file: Path) -> None:
-    table = Table("deployment", "model", "replicas", "GPUs each", "on", "memory per GPU", box=None)
+    table = table_of("deployment", "model", "replicas", "GPUs each", "on", "memory per GPU")
     for spec in planned.site.deployments:
         plan = planned.plans[spec.name]
         table.add_row(
@@ -175,7 +173,7 @@ def _show_plans(planned: PlannedFile, file: Path) -> None:
             ", ".join(plan.gpu_models),
             format_bytes(plan.memory_bytes_per_gpu),
         )
-    Console(width=max(Console().width, _TABLE_COLUMNS)).print(table)
+    print_table(make_console(), table)
     for problem in planned.warnings:
         typer.echo(f"warning: {_in_lines(problem)}")
     nodes = planned.site.nodes

@@ -1,6 +1,7 @@
 """`quarterdeck up`: the control plane, the gateway and the site's load, in one command."""
 
 import asyncio
+import logging
 import subprocess
 import sys
 import time
@@ -8,35 +9,39 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from rich.console import Console
 
-from controlplane.adapters.instance import read_note
+from controlplane.adapters.instance import InstanceLock, read_note
 from controlplane.api.wire import EventOut, StatusOut
-from controlplane.bootstrap.serve import Running, ServeOptions, serve
+from controlplane.bootstrap.options import Running, ServeOptions
+from controlplane.bootstrap.preflight import check_state_dir
 from controlplane.cli.banner import banner_lines, print_event
-from controlplane.cli.client import ApiClient
+from controlplane.cli.client import ApiClient, parsed
 from controlplane.cli.down import StateDir
 from controlplane.cli.exits import ExitCode, UnreachableError, fail, reported
-from controlplane.kernel.errors import RetryableError
+from controlplane.cli.view import make_console
+from controlplane.kernel.errors import QuarterdeckError, RetryableError, TerminalError
 from controlplane.settings import read_settings
+
+_LOG = logging.getLogger(__name__)
 
 _READY_S: Final = 180.0
 """How long `--detach` waits for the first replicas; the real engine's cold start may take longer, and it says so."""
 _LOOK_S: Final = 0.3
 _LOG_LINES_ON_FAILURE: Final = 15
+_STARTING: Final = "starting; the first replicas take some seconds"
+_ERROR: Final = "error: "
+"""How `fail` begins."""
 
 Site = Annotated[
     Path | None,
     typer.Option(
         "--site",
-        exists=False,
+        metavar="FILE",
         help="A site.yaml. Without it: the site last applied in the state folder, or the demo.",
     ),
 ]
 Port = Annotated[int | None, typer.Option("--port", min=1, max=65535, help="The gateway's port instead of the site's.")]
 ControlPort = Annotated[int, typer.Option("--control-port", min=1, max=65535, help="The control plane's own port.")]
-
-_console = Console()
 
 
 def up(
@@ -67,9 +72,26 @@ def up(
         if detach:
             _detach(options)
         else:
-            _console.print("starting; the first run takes some seconds", style="dim")
-            asyncio.run(serve(options, on_ready=_on_ready, on_event=_on_event))
-            _console.print("stopped; `up` again picks up here", style="dim")
+            make_console().print(_STARTING, style="dim")
+            _serve(options)
+            make_console().print("stopped; `up` again picks up here", style="dim")
+
+
+def _serve(options: ServeOptions) -> None:
+    from controlplane.bootstrap.serve import serve  # noqa: PLC0415  # a second of imports that only `up` needs
+
+    try:
+        asyncio.run(serve(options, on_ready=_on_ready, on_event=_on_event))
+    except (QuarterdeckError, OSError):
+        raise
+    except Exception as error:
+        if isinstance(error, ExceptionGroup) and error.split(QuarterdeckError)[1] is None:
+            raise
+        _LOG.exception("the control plane failed")
+        raise TerminalError(
+            f"the control plane failed ({type(error).__name__}: {error}). Gateway and replicas go on serving: `up` "
+            "takes them over again, `down` stops them"
+        ) from error
 
 
 def _on_ready(running: Running) -> None:
@@ -77,42 +99,57 @@ def _on_ready(running: Running) -> None:
         running.status, control_url=running.control_url, state_dir=running.state_dir, detached=False, load=running.load
     )
     for line in lines:
-        _console.print(line, soft_wrap=True, highlight=False)
-    _console.print()
+        make_console().print(line)
+    make_console().print()
 
 
 def _on_event(event: EventOut) -> None:
-    print_event(_console, event)
+    print_event(make_console(), event)
 
 
 def _detach(options: ServeOptions) -> None:
     """Start the same command in a session of its own and wait until it answers."""
+    check_state_dir(options.state_dir)
+    with InstanceLock(options.state_dir):
+        pass  # the same refusal as without --detach, before anything is started
     log = options.state_dir / "logs" / "up.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "controlplane", "up", *_arguments(options)]
     with log.open("ab") as output:
+        before_bytes = output.tell()
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
     give_up_at = time.monotonic() + _READY_S
-    with _console.status("starting; the first run takes some seconds"):
+    with make_console().status(_STARTING):
         while not _answers(options, process.pid):
             if process.poll() is not None:
-                tail = "\n".join(
-                    log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES_ON_FAILURE:]
-                )
-                fail(f"it ended with exit code {process.returncode}; the end of {log}:\n{tail}", ExitCode.FAILED)
+                fail(f"{_last_words(log, before_bytes)}\n(its whole output: {log})", _code_of(process.returncode))
             if time.monotonic() > give_up_at:
                 fail(f"not ready after {_READY_S:.0f} s; it goes on starting, {log} says why", ExitCode.FAILED)
             time.sleep(_LOOK_S)
     note = read_note(options.state_dir)
     assert note is not None, "a control plane that answers has written its note"
-    status = StatusOut.model_validate(ApiClient(note.control_url).get("/api/v1/status"))
-    load = "runs in the background" if options.load else "none (--no-load)"
+    with ApiClient(note.control_url) as client:
+        status = parsed(StatusOut, client.get("/api/v1/status"))
+    load = "as the site file declares" if options.load else "none (--no-load)"
     for line in banner_lines(
         status, control_url=note.control_url, state_dir=options.state_dir, detached=True, load=load
     ):
-        _console.print(line, soft_wrap=True, highlight=False)
+        make_console().print(line)
+
+
+def _last_words(log: Path, from_byte: int) -> str:
+    """Why it ended: its own error, or else the end of what it printed."""
+    said = log.read_bytes()[from_byte:].decode("utf-8", "replace")
+    _, error, sentence = said.rpartition(_ERROR)
+    if error:
+        return sentence.strip()
+    return "it ended with:\n" + "\n".join(said.splitlines()[-_LOG_LINES_ON_FAILURE:])
+
+
+def _code_of(returncode: int) -> ExitCode:
+    return ExitCode(returncode) if returncode in tuple(ExitCode) and returncode else ExitCode.FAILED
 
 
 def _answers(options: ServeOptions, pid: int) -> bool:
@@ -120,8 +157,9 @@ def _answers(options: ServeOptions, pid: int) -> bool:
     if note is None or note.pid != pid:
         return False
     try:
-        ApiClient(note.control_url).get("/readyz")
-        status = StatusOut.model_validate(ApiClient(note.control_url).get("/api/v1/status"))
+        with ApiClient(note.control_url) as client:
+            client.get("/readyz")
+            status = parsed(StatusOut, client.get("/api/v1/status"))
     except (UnreachableError, RetryableError):
         return False
     return all(row.replicas_by_phase.get("ready", 0) >= row.replicas_min for row in status.deployments)

@@ -2,22 +2,25 @@
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated, Final
 
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from controlplane.api.wire import DecisionOut, DeploymentOut, StatusOut
-from controlplane.cli.client import DEFAULT_URL, ApiClient, ControlPlane, Json
-from controlplane.cli.exits import ExitCode, UnreachableError, fail, reported
-from controlplane.cli.view import held_bar, phases, slo_met, status_lines, wanted
+from controlplane.cli.client import DEFAULT_URL, ApiClient, ControlPlane, parsed, parsed_rows
+from controlplane.cli.exits import UnreachableError, reported
+from controlplane.cli.view import grounds, held_bar, moved, slo_met, status_lines, wanted
+from controlplane.kernel.errors import RetryableError
 
 _HISTORY: Final = 60
 """Points of each sparkline: a minute at the default interval."""
@@ -25,6 +28,10 @@ _BARS: Final = "▁▂▃▄▅▆▇█"
 _DECISIONS_SHOWN: Final = 8
 _SILENT_TRIES: Final = 30
 """Refreshes without an answer before giving up: a restart of the control plane takes some seconds."""
+_DECISIONS_READ: Final = 200
+"""Most of them changed nothing and are not shown."""
+_SPARKLINE_MIN: Final = 6
+_SPARKLINE_MAX: Final = 30
 _RATE_POINTS: Final = 5
 """Arrival rates are smoothed over so many refreshes."""
 
@@ -62,13 +69,25 @@ class Arrivals:
         return self.rates[-1] if self.rates else None
 
 
-def sparkline(values: Mapping[int, float] | deque[float] | list[float], *, width: int = _HISTORY) -> str:
-    """Eight heights, scaled from zero to the largest value shown."""
-    shown = list(values.values() if isinstance(values, Mapping) else values)[-width:]
-    peak = max(shown, default=0.0)
-    if peak <= 0.0:
-        return _BARS[0] * len(shown)
-    return "".join(_BARS[min(len(_BARS) - 1, int(value / peak * len(_BARS)))] for value in shown)
+@dataclass(frozen=True)
+class Sparkline:
+    """Eight heights, scaled from zero to the largest value shown; as wide as there is room for."""
+
+    values: Sequence[float]
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(_SPARKLINE_MIN, _SPARKLINE_MAX).with_maximum(options.max_width)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text(self.drawn(options.max_width), no_wrap=True)
+
+    def drawn(self, width: int) -> str:
+        """The last `width` values."""
+        shown = self.values[-width:]
+        peak = max(shown, default=0.0)
+        if peak <= 0.0:
+            return _BARS[0] * len(shown)
+        return "".join(_BARS[min(len(_BARS) - 1, int(value / peak * len(_BARS)))] for value in shown)
 
 
 def watch(
@@ -78,40 +97,42 @@ def watch(
     once: Annotated[bool, typer.Option("--once", help="Two looks, one picture, then end: for scripts.")] = False,
 ) -> None:
     """A live view of load, replicas, SLO and decisions. Ctrl-C ends it; nothing else is touched."""
-    client = ApiClient(control_plane)
+    console = Console()
     history: dict[str, Arrivals] = {}
-    with reported():
+    with reported(), suppress(KeyboardInterrupt), ApiClient(control_plane) as client:
         picture = _look(client, history)
-    if once:
-        time.sleep(interval_s)
-        with reported():
-            Console().print(_look(client, history))
-        return
+        if once or not console.is_terminal:
+            time.sleep(interval_s)
+            console.print(_look(client, history))
+            return
+        _live(console, client, history, picture, interval_s)
+
+
+def _live(
+    console: Console, client: ApiClient, history: dict[str, Arrivals], picture: RenderableType, interval_s: float
+) -> None:
+    """Until Ctrl-C, or until nobody answered for long."""
     silent = 0
-    try:
-        with Live(picture, screen=True, auto_refresh=False) as live:
-            while silent < _SILENT_TRIES:
-                time.sleep(interval_s)
-                try:
-                    live.update(_look(client, history), refresh=True)
-                    silent = 0
-                except UnreachableError as error:
-                    silent += 1
-                    live.update(Panel(escape(str(error)), title="waiting for the control plane"), refresh=True)
-    except KeyboardInterrupt:
-        return
-    fail(f"no control plane answered for {silent} looks", ExitCode.UNREACHABLE)
+    with Live(picture, console=console, screen=True, auto_refresh=False) as live:
+        while silent < _SILENT_TRIES:
+            time.sleep(interval_s)
+            try:
+                live.update(_look(client, history), refresh=True)
+                silent = 0
+            except RetryableError as error:
+                silent += 1
+                live.update(Panel(escape(str(error)), title="waiting for the control plane"), refresh=True)
+    raise UnreachableError(f"no control plane answered for {silent} looks")
 
 
 def _look(client: ApiClient, history: dict[str, Arrivals]) -> RenderableType:
-    status = StatusOut.model_validate(client.get("/api/v1/status"))
-    answer: Json = client.get("/api/v1/decisions", {"limit": 200})
-    assert isinstance(answer, list), "this endpoint answers with a list"
+    status = parsed(StatusOut, client.get("/api/v1/status"))
+    decisions = parsed_rows(DecisionOut, client.get("/api/v1/decisions", {"limit": _DECISIONS_READ}))
     at_s = time.monotonic()
     for row in status.deployments:
         total = row.traffic.arrivals_total if row.traffic else None
         history.setdefault(row.name, Arrivals()).add(at_s, total)
-    return picture_of(status, [DecisionOut.model_validate(item) for item in answer], history)
+    return picture_of(status, decisions, history)
 
 
 def picture_of(status: StatusOut, decisions: list[DecisionOut], history: Mapping[str, Arrivals]) -> RenderableType:
@@ -126,21 +147,29 @@ def picture_of(status: StatusOut, decisions: list[DecisionOut], history: Mapping
 
 
 def _nodes(status: StatusOut) -> RenderableType:
+    if not status.nodes:
+        return Text("no nodes", style="dim")
     table = Table.grid(padding=(0, 2))
     for node in status.nodes:
-        table.add_row(node.name, node.state, held_bar(node.gpus_held, node.gpus), node.gpu_model)
+        colour = "green" if node.state == "ready" else "yellow"
+        table.add_row(node.name, Text(node.state, colour), held_bar(node.gpus_held, node.gpus), node.gpu_model)
     return table
 
 
 def _load(status: StatusOut, history: Mapping[str, Arrivals]) -> RenderableType:
-    table = Table("deployment", "req/s", "the last minute", "in flight", "held", "replicas", "SLO met", box=None)
+    if not status.deployments:
+        return Text("no deployments", style="dim")
+    table = Table(box=None, pad_edge=False)
+    for column in ("deployment", "req/s", "lately", "in flight", "held", "replicas", "SLO met"):
+        right = column in ("req/s", "in flight", "held")
+        table.add_column(column, no_wrap=column != "lately", justify="right" if right else "left")
     for row in status.deployments:
         arrivals = history.get(row.name, Arrivals())
         rate = arrivals.rate_rps
         table.add_row(
             row.name,
             "?" if rate is None else f"{rate:.1f}",
-            sparkline(arrivals.rates, width=30),
+            Sparkline(list(arrivals.rates)),
             "?" if row.traffic is None else str(row.traffic.in_flight + row.traffic.queued),
             "?" if row.traffic is None else str(row.traffic.held),
             _replicas(row),
@@ -150,11 +179,15 @@ def _load(status: StatusOut, history: Mapping[str, Arrivals]) -> RenderableType:
 
 
 def _replicas(row: DeploymentOut) -> Text:
+    """`●●◌ 2 of 3, 1 starting`: ready ones, of those wanted."""
     text = Text()
     for phase, count in row.replicas_by_phase.items():
         text.append("●" * count if phase == "ready" else "◌" * count, style=_PHASE_COLOURS.get(phase, "white"))
-    text.append(f" {phases(row)}, wanted ")
+    text.append(f"{' ' if text else ''}{row.replicas_by_phase.get('ready', 0)} of ")
     text.append_text(Text.from_markup(wanted(row)))
+    for phase, count in row.replicas_by_phase.items():
+        if phase != "ready":
+            text.append(f", {count} {phase}")
     return text
 
 
@@ -162,8 +195,9 @@ def _decisions(moves: list[DecisionOut]) -> RenderableType:
     if not moves:
         return Text("no scaling decision yet", style="dim")
     table = Table.grid(padding=(0, 2))
+    for _ in range(3):
+        table.add_column(no_wrap=True)
+    table.add_column()
     for row in moves:
-        table.add_row(
-            f"{row.at:%H:%M:%S}", row.deployment, f"{row.wanted_before} -> {row.wanted}", escape(row.sentence)
-        )
+        table.add_row(f"{row.at:%H:%M:%S}", row.deployment, moved(row), escape(grounds(row)))
     return table

@@ -2,15 +2,22 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Final
 
 from controlplane.kernel.errors import ConflictError, NotFoundError, StaleClaimError
 
+_LISTED_MAX: Final = 8
+"""Names that fit into a sentence."""
+
 
 def not_found(kind: str, name: str, known: Iterable[str]) -> NotFoundError:
-    """Names the nearest valid one where there is one."""
-    near = get_close_matches(name, list(known), n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return NotFoundError(f"there is no {kind} {name!r}{hint}")
+    """Names the nearest valid one, or where none is near some that there are."""
+    valid = sorted(known)
+    near = get_close_matches(name, valid, n=1)
+    if near:
+        return NotFoundError(f"there is no {kind} {name!r}; did you mean {near[0]!r}?")
+    listed = ", ".join(valid[:_LISTED_MAX]) + (", ..." if len(valid) > _LISTED_MAX else "")
+    return NotFoundError(f"there is no {kind} {name!r}; there {'is' if len(valid) == 1 else 'are'} {listed or 'none'}")
 
 
 def generation_conflict(kind: str, name: str, *, expected: int, found: int) -> ConflictError:

@@ -61,6 +61,8 @@ class ServerTraffic:
     requests_total: float
     failures_total: float
     """Responses 5xx, connection and response errors."""
+    abandoned_total: float = 0.0
+    """Requests whose caller left before the whole answer was there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from controlplane.domain.telemetry import Fresh
 from controlplane.kernel.ids import ReplicaName
 from controlplane.replicas.memory import Vitals, silent_for
 from controlplane.replicas.ports import Seen
-from controlplane.replicas.standing import Situation, endpoint_of, server_down
+from controlplane.replicas.standing import NodeOutlook, Situation, endpoint_of, outlook_of, server_down
 
 PROBES_PER_TICK: Final = 16
 """Probes of one tick, the longest unprobed first: all of them run at once and must end within a tick's deadline."""
@@ -35,7 +35,7 @@ def needs_traffic(situation: Situation) -> bool:
         len(ready) > deployment.replicas_target
         or any(replica.phase is ReplicaPhase.DRAINING for replica in situation.replicas)
         or any(replica.revision != deployment.plan.revision for replica in ready)
-        or any(replica.node not in situation.nodes for replica in ready)
+        or any(outlook_of(situation.nodes.get(replica.node)) is NodeOutlook.LEAVES for replica in ready)
     )
 
 

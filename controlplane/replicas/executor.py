@@ -140,6 +140,8 @@ class Executor:
 
     async def _logs_of_dead(self, steps: Sequence[Step]) -> Mapping[ReplicaName, str]:
         names = [s.row.name for s in steps if isinstance(s, Release | Terminate | Kill) and s.with_log]
+        if not names:
+            return {}
         async with asyncio.TaskGroup() as group:
             tasks = {name: group.create_task(self._log_of(name), name=f"log-{name}") for name in names}
         return {name: task.result() for name, task in tasks.items()}

@@ -35,6 +35,10 @@ class Pulse:
     """Sum of the engine's counters when last seen; any change is progress."""
     answered: float = -1.0
     """Requests that the gateway saw finished."""
+    abandoned: float = -1.0
+    """Requests that their callers gave up."""
+    left_waiting: bool = False
+    """A caller gave up and nothing has moved since: being idle then proves nothing."""
     probe_failures: int = 0
     probed_at: datetime | None = None
     sleep_refusals: int = 0
@@ -129,7 +133,7 @@ def note_probes(memory: Memory, probes: Mapping[ReplicaName, ProbeResult], now: 
         if pulse is None:
             continue
         if result.verdict is ProbeVerdict.PASSED:
-            pulses[name] = replace(pulse, probe_failures=0, probed_at=now, moved_at=now)
+            pulses[name] = replace(pulse, probe_failures=0, probed_at=now, moved_at=now, left_waiting=False)
         elif result.verdict is ProbeVerdict.ASLEEP:
             pulses[name] = replace(pulse, probe_failures=0, probed_at=now)
         else:
@@ -196,13 +200,18 @@ def _pulse_after(pulse: Pulse | None, vitals: Vitals | None, now: datetime) -> P
     sample = value_if_fresh(vitals.engine) if vitals.engine is not None else None
     tokens = _counters(sample) if sample is not None else pulse.tokens
     answered = _answered(vitals.server) if vitals.server is not None else pulse.answered
+    abandoned = vitals.server.abandoned_total if vitals.server is not None else pulse.abandoned
     waiting_for_it = vitals.server.in_flight if vitals.server is not None else 0
     idle = sample is not None and sample.running + sample.waiting + waiting_for_it == 0
-    moved = tokens != pulse.tokens or answered > pulse.answered or idle
+    worked = tokens != pulse.tokens or answered > pulse.answered
+    left_waiting = not worked and (pulse.left_waiting or abandoned > pulse.abandoned >= 0)
+    moved = worked or (idle and not left_waiting)
     return replace(
         pulse,
         tokens=tokens,
         answered=answered,
+        abandoned=abandoned,
+        left_waiting=left_waiting,
         moved_at=now if moved else pulse.moved_at,
         probe_failures=0 if moved else pulse.probe_failures,
     )
@@ -214,8 +223,8 @@ def _counters(sample: EngineSample) -> float:
 
 
 def _answered(server: ServerTraffic) -> float:
-    """Finished since the gateway's worker started: begun, less those still open, less failures, which prove nothing."""
-    return server.requests_total - server.in_flight - server.failures_total
+    """Finished since the gateway's worker started: begun, less those open, failed or given up, which prove nothing."""
+    return server.requests_total - server.in_flight - server.failures_total - server.abandoned_total
 
 
 def silent_for(memory: Memory, name: ReplicaName, now: datetime) -> timedelta:

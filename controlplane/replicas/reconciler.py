@@ -15,7 +15,7 @@ from controlplane.domain.store import Claim, Store
 from controlplane.domain.telemetry import Fresh
 from controlplane.kernel.effects import Clock
 from controlplane.kernel.errors import ConflictError, NotFoundError, RetryableError, StaleClaimError, TerminalError
-from controlplane.kernel.ids import DeploymentName, ReplicaName
+from controlplane.kernel.ids import DeploymentName
 from controlplane.replicas.attention import PROBES_PER_TICK, needs_traffic, replicas_to_probe, vitals_of
 from controlplane.replicas.executor import Answer, Executor
 from controlplane.replicas.limits import DEFAULT_LIMITS, Limits
@@ -168,37 +168,33 @@ class ReplicaReconciler:
         return deployment, replicas, memory
 
     async def _ask(self, situation: Situation) -> Situation:
-        """Probes and the gateway's live word, where they matter, all at the same time."""
+        """Probes and the gateway's live word, where they matter, all at the same time. A quiet tick asks nothing."""
+        due, asks_gateway = replicas_to_probe(situation), needs_traffic(situation)
+        assert len(due) <= PROBES_PER_TICK, "the pure part bounds them"
+        if not due and not asks_gateway:
+            return situation
         async with asyncio.TaskGroup() as group:
-            traffic = group.create_task(self._ask_gateway(situation), name="ask-gateway")
-            probes = group.create_task(self._probe_all(situation), name="probe")
+            traffic = group.create_task(self._ask_gateway(), name="ask-gateway") if asks_gateway else None
+            probes = {
+                replica.name: group.create_task(self._probe(situation, replica), name=f"probe-{replica.name}")
+                for replica in due
+            }
         now = self._clock.now()
+        results = {name: probe.result() for name, probe in probes.items()}
         return replace(
             situation,
-            traffic=traffic.result(),
-            probes=probes.result(),
-            memory=note_probes(situation.memory, probes.result(), now),
+            traffic=traffic.result() if traffic is not None else situation.traffic,
+            probes=results,
+            memory=note_probes(situation.memory, results, now),
             now=now,
         )
 
-    async def _ask_gateway(self, situation: Situation) -> TrafficSighting:
-        if not needs_traffic(situation):
-            return situation.traffic
+    async def _ask_gateway(self) -> TrafficSighting:
         try:
             async with asyncio.timeout(TRAFFIC_DEADLINE.total_seconds()):
                 return await self._traffic.servers()
         except TimeoutError:
             return TrafficUnseen(f"no answer within {TRAFFIC_DEADLINE.total_seconds():.0f}s")
-
-    async def _probe_all(self, situation: Situation) -> dict[ReplicaName, ProbeResult]:
-        due = replicas_to_probe(situation)
-        assert len(due) <= PROBES_PER_TICK, "the pure part bounds them"
-        async with asyncio.TaskGroup() as group:
-            tasks = {
-                replica.name: group.create_task(self._probe(situation, replica), name=f"probe-{replica.name}")
-                for replica in due
-            }
-        return {name: task.result() for name, task in tasks.items()}
 
     async def _probe(self, situation: Situation, replica: Replica) -> ProbeResult:
         try:

@@ -111,6 +111,13 @@ def assess(situation: Situation) -> tuple[Standing, ...]:
     return tuple(_stand(situation, replica) for replica in situation.replicas)
 
 
+def outlook_of(node: Node | None) -> NodeOutlook:
+    """`node` None: it left the site."""
+    if node is None or node.state is NodeState.DRAINING:
+        return NodeOutlook.LEAVES
+    return NodeOutlook.UNKNOWN if node.state is NodeState.UNKNOWN else NodeOutlook.STAYS
+
+
 def endpoint_of(replica: Replica, nodes: Mapping[NodeName, Node]) -> str:
     """`address:port`; a node that left the site is taken at its name, which no gateway routes."""
     node = nodes.get(replica.node)
@@ -132,7 +139,7 @@ def count(standings: Iterable[Standing], phase: ReplicaPhase) -> int:
 
 def _stand(situation: Situation, replica: Replica) -> Standing:
     seen = situation.sighting.replicas.get(replica.name) if isinstance(situation.sighting, Seen) else None
-    outlook = _outlook(situation.nodes.get(replica.node))
+    outlook = outlook_of(situation.nodes.get(replica.node))
     process = _process(situation, replica, seen, outlook)
     sick, sentence = _sickness(situation, replica, process)
     server: ServerTraffic | None = None
@@ -149,12 +156,6 @@ def _stand(situation: Situation, replica: Replica) -> Standing:
         doubtful=_is_doubtful(situation, replica),
         server=server,
     )
-
-
-def _outlook(node: Node | None) -> NodeOutlook:
-    if node is None or node.state is NodeState.DRAINING:
-        return NodeOutlook.LEAVES
-    return NodeOutlook.UNKNOWN if node.state is NodeState.UNKNOWN else NodeOutlook.STAYS
 
 
 def _process(situation: Situation, replica: Replica, seen: SeenReplica | None, outlook: NodeOutlook) -> ProcessState:

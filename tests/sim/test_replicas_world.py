@@ -5,8 +5,10 @@ from dataclasses import replace
 import pytest
 
 from controlplane.domain.deployment import DeploymentSpec, IdleMode, Intent
+from controlplane.domain.node import NodeState
+from controlplane.domain.reason import Reason
 from controlplane.domain.replica import ReplicaPhase
-from controlplane.kernel.ids import DeploymentName
+from controlplane.kernel.ids import DeploymentName, NodeName
 from controlplane.testing.builders import make_node_spec, make_plan, make_spec
 from controlplane.testing.memory_store import MemoryStore
 from controlplane.testing.world import ReplicaWorld, with_revision
@@ -126,3 +128,19 @@ async def test_blind_holds() -> None:
     world.launcher.blind = None
     await world.settle()
     assert world.broken == []
+
+
+async def test_a_draining_node_is_left_one_by_one_without_a_hold_that_means_nothing() -> None:
+    world = await make_world()
+    await world.want(CHAT, 4)
+    await world.settle()
+    async with world.store.transaction() as tx:
+        (before,) = await tx.events(limit=1, newest_first=True)
+        await tx.set_node_state(NodeName("node-1"), NodeState.DRAINING, "a person")
+    await world.steps(200)
+    assert [row.node for row in await world.rows()] == ["node-2"] * 4
+    assert world.broken == []
+    async with world.store.transaction() as tx:
+        reasons = {event.event.reason for event in await tx.events(after=before.sequence)}
+    assert Reason.NODE_DRAINED in reasons
+    assert Reason.HOLD_MISSING_DATA not in reasons

@@ -8,14 +8,12 @@ from typing import Final
 
 from aiohttp import web
 
+from controlplane.adapters.agent import DEFAULT_PORT
 from controlplane.adapters.gpu.check import gpu_problems
 from controlplane.adapters.gpu.exposition import render
 from controlplane.adapters.gpu.source import GpuReader
 from controlplane.domain.telemetry import NodeSample
 from controlplane.kernel.errors import QuarterdeckError
-
-DEFAULT_PORT: Final = 9410
-"""Beside dcgm-exporter's 9400, so that both can run on a node."""
 
 _REQUEST_BYTES_MAX: Final = 1024
 """No request to the agent has a body."""

@@ -2,6 +2,7 @@
 
 import sqlite3
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
+from controlplane.adapters.db.one_trip import OneTripConnection
 from controlplane.kernel.errors import ConflictError, QuarterdeckError, RetryableError, TerminalError
 
 SQLITE: Final = "sqlite"
@@ -114,7 +116,12 @@ def _sqlite_engine(url: URL) -> AsyncEngine:
         raise TerminalError(f"this Python has SQLite {sqlite3.sqlite_version}, expected {wanted} or newer")
     # One connection: SQLite has one writer anyway, and waiting in a fair queue beats polling for its lock.
     engine = create_async_engine(
-        url, poolclass=AsyncAdaptedQueuePool, pool_size=1, max_overflow=0, pool_timeout=_POOL_TIMEOUT_S
+        url,
+        async_creator=partial(_connect_sqlite, url.database or ""),
+        poolclass=AsyncAdaptedQueuePool,
+        pool_size=1,
+        max_overflow=0,
+        pool_timeout=_POOL_TIMEOUT_S,
     )
 
     @event.listens_for(engine.sync_engine, "connect")
@@ -131,6 +138,12 @@ def _sqlite_engine(url: URL) -> AsyncEngine:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+async def _connect_sqlite(path: str) -> OneTripConnection:
+    connection = OneTripConnection(path)
+    await connection
+    return connection
 
 
 def _configure_sqlite(connection: Any) -> None:

@@ -25,6 +25,7 @@ from controlplane.kernel.errors import ConflictError
 from controlplane.kernel.ids import DeploymentName, NodeName, ReplicaName, RevisionId
 
 _ALL: Final = select(REPLICAS)
+_OF_ONE: Final = _ALL.where(REPLICAS.c.deployment == bindparam("of_deployment"))
 _INSERT: Final = REPLICAS.insert()
 _INSERT_GPUS: Final = REPLICA_GPUS.insert()
 _UPDATE: Final = update(REPLICAS).where(REPLICAS.c.name == bindparam("at_name"))
@@ -40,8 +41,11 @@ class ReplicaRows:
     _replicas: Remembered[Replica]
 
     async def replicas(self, deployment: DeploymentName | None = None) -> Sequence[Replica]:
-        statement = _ALL if deployment is None else _ALL.where(REPLICAS.c.deployment == deployment)
-        return sorted(map(self._replicas.value, await self._session.rows(statement)), key=lambda found: found.name)
+        if deployment is None:
+            rows = await self._session.rows(_ALL)
+        else:
+            rows = await self._session.rows(_OF_ONE, {"of_deployment": deployment})
+        return sorted(map(self._replicas.value, rows), key=lambda found: found.name)
 
     async def put_replica(self, replica: Replica) -> None:
         columns = _columns(replica)

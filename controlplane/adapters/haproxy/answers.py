@@ -56,6 +56,8 @@ class StatRow:
     total: int
     errors: int
     """Failed connections, failed responses, responses 5xx."""
+    abandoned: int
+    """Their callers left before the end of the answer."""
     responses_5xx: int
     status: str
     endpoint: str
@@ -124,6 +126,7 @@ def _stat_row(fields: list[str], columns: Mapping[str, int]) -> StatRow:
         limit=number("slim"),
         total=number("stot"),
         errors=responses_5xx + number("econ") + number("eresp"),
+        abandoned=number("cli_abrt"),
         responses_5xx=responses_5xx,
         status=fields[columns["status"]],
         endpoint=fields[columns["addr"]],

@@ -101,6 +101,7 @@ def servers_of(
             queued=row.queued,
             requests_total=row.total,
             failures_total=row.errors,
+            abandoned_total=row.abandoned,
         )
     for row in old:
         if deployment_of(row.backend) is None or row.server == HOLD_SERVER:
@@ -112,6 +113,7 @@ def servers_of(
             queued=row.queued + (known.queued if known else 0),
             requests_total=known.requests_total if known else 0,
             failures_total=known.failures_total if known else 0,
+            abandoned_total=known.abandoned_total if known else 0,
         )
     return servers
 

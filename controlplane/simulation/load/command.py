@@ -16,7 +16,6 @@ from controlplane.simulation.load.model import LoadConfig
 from controlplane.simulation.load.options import LoadOptions, config_of
 from controlplane.simulation.load.progress import watching
 from controlplane.simulation.load.report import LoadReport, tables
-from controlplane.simulation.load.runner import run_load
 
 _COLUMNS: Final = 120
 """The report's tables are as wide; a narrower terminal wraps them, which beats names that are cut."""
@@ -81,6 +80,8 @@ def load(
 
 
 def _play(config: LoadConfig, console: Console) -> LoadReport:
+    from controlplane.simulation.load.runner import run_load  # noqa: PLC0415  # keeps the other commands quick
+
     with watching(console) as on_progress, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):

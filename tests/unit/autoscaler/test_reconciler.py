@@ -36,6 +36,16 @@ class HintLog:
         self.hinted.append(loop)
 
 
+class DecisionLog:
+    """Implements DecisionObserver."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, Reason, int, int]] = []
+
+    def on_decision(self, deployment: DeploymentName, reason: Reason, *, wanted_before: int, wanted: int) -> None:
+        self.told.append((deployment, reason, wanted_before, wanted))
+
+
 class Desk:
     """A control plane's autoscaler with one deployment, and a gateway whose counter the test moves."""
 
@@ -55,8 +65,15 @@ class Desk:
             store=store or self.store, telemetry=self.telemetry, clock=self.clock, hints=self.hints
         )
 
-    async def tick(self, arrivals: float = 0.0, *, seconds: float = 1.0, store: Store | None = None) -> TickReport:
-        """Time passes, requests come, the loop runs."""
+    async def tick(
+        self,
+        arrivals: float = 0.0,
+        *,
+        seconds: float = 1.0,
+        store: Store | None = None,
+        loop: AutoscalerReconciler | None = None,
+    ) -> TickReport:
+        """Time passes, requests come, the loop runs: one that just began, or `loop` that remembers its last tick."""
         self.clock.jump(timedelta(seconds=seconds))
         self.arrivals += arrivals
         route = RouteTraffic(
@@ -64,7 +81,11 @@ class Desk:
         )
         sample = GatewaySample(at=self.clock.now(), epoch="1", routes={CHAT: route}, servers={})
         self.telemetry.set_gateway(Fresh(sample))
-        return await self.reconciler(store).tick(CHAT, await self.claim())
+        return await (loop or self.reconciler(store)).tick(CHAT, await self.claim())
+
+    async def state(self) -> str | None:
+        async with self.store.transaction() as tx:
+            return await tx.policy_state(CHAT)
 
     async def claim(self) -> Claim:
         now = self.clock.now()
@@ -137,6 +158,45 @@ async def test_another_instance_goes_on_where_the_first_stopped() -> None:
     await made.tick(5.0)
     report = await made.tick(5.0)
     assert "arrivals not known" not in report.sentence
+
+
+async def test_a_loop_that_remembers_its_last_tick_writes_what_a_new_one_would() -> None:
+    remembering, fresh = await desk(), await desk()
+    loop = remembering.reconciler()
+    for second in range(60):
+        arrivals = 40.0 if second > 20 else 0.5 * (second % 3)
+        await remembering.tick(arrivals, loop=loop)
+        await fresh.tick(arrivals)
+        assert await remembering.state() == await fresh.state()
+
+
+async def test_a_remembered_state_that_is_not_in_the_store_any_more_is_not_used() -> None:
+    made, other = await desk(), await desk()
+    loop = made.reconciler()
+    for _ in range(5):
+        await made.tick(3.0, loop=loop)
+        await other.tick(9.0)
+    text = await other.state()
+    assert text is not None
+    async with made.store.transaction() as tx:
+        await tx.put_policy_state(CHAT, text)
+    made.arrivals = other.arrivals
+    await made.tick(9.0, loop=loop)
+    await other.tick(9.0)
+    assert await made.state() == await other.state()
+
+
+async def test_decisions_that_are_kept_are_told_after_the_commit() -> None:
+    made, log = await desk(), DecisionLog()
+    loop = AutoscalerReconciler(
+        store=made.store, telemetry=made.telemetry, clock=made.clock, hints=made.hints, observer=log
+    )
+    for second in range(40):
+        await made.tick(60.0 if second > 5 else 0.0, loop=loop)
+    async with made.store.transaction() as tx:
+        kept = await tx.decisions(CHAT, newest_first=False)
+    assert log.told == [(CHAT, each.reason, each.wanted_before, each.wanted) for each in kept]
+    assert any(wanted > before for _, _, before, wanted in log.told)
 
 
 async def test_an_unreadable_state_is_dropped_and_the_first_look_holds() -> None:

@@ -12,8 +12,8 @@ from controlplane.cli.models import app
 
 GOLDEN: Final = Path(__file__).parents[2] / "golden"
 
-UPDATE: Final = "QUARTERDECK_UPDATE_GOLDEN"
-"""Set this variable to write the golden files anew, then read the difference."""
+UPDATE: Final = "QUARTERDECK_GOLDEN"
+"""`write` writes the golden files anew; then read the difference."""
 
 TINY_CONFIG: Final = {
     "architectures": ["LlamaForCausalLM"],
@@ -47,7 +47,7 @@ def test_what_people_read(name: str, arguments: tuple[str, ...], code: int) -> N
     shown = "\n".join(line.rstrip() for line in result.stdout.splitlines()) + "\n"
 
     assert result.exit_code == code, result.output
-    if os.environ.get(UPDATE):
+    if os.environ.get(UPDATE) == "write":
         (GOLDEN / name).write_text(shown, encoding="utf-8")
     assert shown == (GOLDEN / name).read_text(encoding="utf-8")
 

@@ -1,17 +1,21 @@
 """What a local replica is started with, and its log: no process is started here."""
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from controlplane.adapters.instance import site_mark
 from controlplane.adapters.launchers.local import logs, spawn
-from controlplane.adapters.launchers.local.launcher import site_mark
+from controlplane.adapters.sitefile.parse import parse_site
 from controlplane.domain.deployment import EngineKind
 from controlplane.kernel.ids import NodeName, ReplicaName
 from controlplane.replicas.ports import LaunchSpec
 from controlplane.testing.builders import make_template
+
+POOL = "node_pools: [{name: b200, gpu: b200, nodes: 1, gpus_per_node: 8, simulated: true}]\n"
 
 
 def spec() -> LaunchSpec:
@@ -61,6 +65,17 @@ def test_a_missing_program_says_how_to_get_it() -> None:
     missing = spawn.find_program(["no-such-program-here"], {"PATH": "/bin"}, EngineKind.VLLM)
     assert isinstance(missing, spawn.MissingProgram)
     assert "pip install vllm" in missing.sentence
+
+
+@pytest.mark.parametrize("kind", EngineKind)
+def test_the_hint_names_a_place_that_a_site_file_has(kind: EngineKind) -> None:
+    missing = spawn.find_program(["no-such-program-here"], {"PATH": "/bin"}, kind)
+    assert isinstance(missing, spawn.MissingProgram)
+    assert "under `engines:`" in missing.sentence
+    (example,) = re.findall(r"`(command: .+?)`", missing.sentence)
+    text = f"site: {{name: lab}}\n{POOL}engines:\n  - name: default\n    kind: {kind}\n    {example}\n"
+    site = parse_site(text, file="site.yaml")
+    assert site.engines[0].command == ("/opt/vllm/bin/vllm", "serve")
 
 
 @pytest.mark.parametrize(("text", "cpus"), [("0-3,8,10-11\n", {0, 1, 2, 3, 8, 10, 11}), ("5\n", {5}), ("\n", set())])

@@ -83,6 +83,26 @@ def test_an_idle_engine_with_requests_at_the_gateway_is_not_idle() -> None:
     assert silent_s(memory, after_s=20) == 20
 
 
+def test_requests_that_callers_gave_up_are_no_progress_and_idleness_after_them_is_none_either() -> None:
+    """A hung engine with impatient callers: between two of them it looks idle, and none of them was answered."""
+    asked = replace(server("UP"), requests_total=5.0, abandoned_total=4.0)
+    before = felt(Vitals(engine=Fresh(sample(running=0)), server=asked), after_s=0)
+    assert silent_s(before, after_s=0) == 0
+
+    given_up = Vitals(engine=Fresh(sample(running=0)), server=replace(asked, requests_total=6.0, abandoned_total=5.0))
+    memory = felt(given_up, after_s=10, before=before)
+    memory = felt(given_up, after_s=20, before=memory)
+    assert silent_s(memory, after_s=20) == 20, "idle since, but what came last was not answered"
+
+    moving = felt(replace(given_up, engine=Fresh(sample(running=0, tokens=101))), after_s=21, before=memory)
+    assert silent_s(moving, after_s=21) == 0
+    passed = note_probes(
+        memory, {ROW.name: ProbeResult(verdict=ProbeVerdict.PASSED, detail="")}, NOW + timedelta(seconds=21)
+    )
+    idle = felt(given_up, after_s=30, before=passed)
+    assert silent_s(idle, after_s=30) == 0, "an answered probe makes idleness count again"
+
+
 def test_missing_telemetry_is_silence_and_failed_answers_are_no_progress() -> None:
     failing = replace(server("UP"), requests_total=5.0, failures_total=5.0)
     memory = felt(Vitals(engine=Missing("no scrape"), server=failing), after_s=20)

@@ -4,6 +4,7 @@ import re
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from controlplane.adapters.gpu.fields import FIELDS
@@ -27,15 +28,24 @@ def test_what_is_told_is_shown() -> None:
     metrics = SelfMetrics(version="0.1.0")
     metrics.tick("autoscaler", "changed", timedelta(milliseconds=30))
     metrics.stale_claim("replicas")
-    metrics.decision("chat", Reason.DEMAND_UP)
+    metrics.decision("chat", Reason.DEMAND_UP, wanted_before=1, wanted=3)
     metrics.rows([make_deployment(wanted=2)], [make_replica()], [make_node()])
     shown = values(metrics)
     assert shown["quarterdeck_ticks_total", frozenset({("loop", "autoscaler"), ("outcome", "changed")})] == 1
     assert shown["quarterdeck_stale_claims_total", frozenset({("loop", "replicas")})] == 1
-    assert shown["quarterdeck_decisions_total", frozenset({("deployment", "chat"), ("reason", "demand_up")})] == 1
+    labels = frozenset({("deployment", "chat"), ("reason", "demand_up"), ("direction", "up")})
+    assert shown["quarterdeck_decisions_total", labels] == 1
     assert shown["quarterdeck_replicas_target", frozenset({("deployment", "chat")})] == 2
     assert shown["quarterdeck_replicas", frozenset({("deployment", "chat"), ("phase", "starting")})] == 0
     assert shown["quarterdeck_build_info", frozenset({("version", "0.1.0")})] == 1
+
+
+@pytest.mark.parametrize(("wanted", "direction"), [(1, "down"), (2, "hold"), (3, "up")])
+def test_a_decision_has_a_direction(wanted: int, direction: str) -> None:
+    metrics = SelfMetrics(version="0.1.0")
+    metrics.decision("chat", Reason.PINNED, wanted_before=2, wanted=wanted)
+    labels = frozenset({("deployment", "chat"), ("reason", "pinned"), ("direction", direction)})
+    assert values(metrics)["quarterdeck_decisions_total", labels] == 1
 
 
 def test_a_deployment_that_is_gone_has_no_value() -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import fcntl
-import hashlib
 import os
 import signal
 import threading
@@ -15,8 +14,9 @@ from typing import Final
 
 import psutil
 
+from controlplane.adapters.instance import site_mark
 from controlplane.adapters.launchers.local import logs, spawn
-from controlplane.adapters.launchers.local.processes import Member, ProcessTable
+from controlplane.adapters.launchers.local.processes import LOG_NAME, Member, ProcessTable
 from controlplane.kernel.errors import RetryableError
 from controlplane.kernel.ids import ReplicaName
 from controlplane.replicas.ports import LaunchOutcome, LaunchResult, LaunchSpec, Seen, SeenReplica, Sighting, Unseen
@@ -31,11 +31,6 @@ _LOG_CHECK_S: Final = 60.0
 """Between two looks at the sizes of all logs: even 1 MiB/s stays below the bound in between."""
 
 
-def site_mark(state_dir: Path) -> str:
-    """What marks the processes of a site: the same for the same folder, so leftovers of a wiped one are found too."""
-    return hashlib.sha256(str(state_dir.resolve()).encode()).hexdigest()[:16]
-
-
 class LocalLauncher:
     """Implements `controlplane.replicas.ports.Launcher`. Blocking work runs in threads, one at a time per lock."""
 
@@ -45,7 +40,7 @@ class LocalLauncher:
         self._mark = site_mark(state_dir)
         self._environ = environ
         self._host = host
-        self._table = ProcessTable(self._mark)
+        self._table = ProcessTable(self._mark, self._replicas_dir)
         self._lock = threading.Lock()
         self._children: dict[int, ReplicaName] = {}
         self._exit_codes: dict[ReplicaName, int] = {}
@@ -72,7 +67,7 @@ class LocalLauncher:
 
     def log_path(self, name: ReplicaName) -> Path:
         """Where a replica's output is."""
-        return self._replicas_dir / name / "log"
+        return self._replicas_dir / name / LOG_NAME
 
     # -- in threads
 

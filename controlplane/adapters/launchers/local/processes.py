@@ -2,12 +2,16 @@
 
 No file of process ids is kept, so nothing can go out of date: what the kernel shows is the truth, also after any crash
 of ours. A zombie is dead: container init processes may leave it unreaped for long.
+
+vLLM's engine and worker processes give themselves a title (`VLLM::EngineCore`), which is written over their
+environment: it then reads as empty (seen on 0.32). Such a process is known by its output, which is its replica's log.
 """
 
 import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import psutil
@@ -20,6 +24,12 @@ NODE_VARIABLE: Final = "QUARTERDECK_NODE"
 GPUS_VARIABLE: Final = "QUARTERDECK_GPUS"
 PORT_VARIABLE: Final = "QUARTERDECK_PORT"
 
+LOG_NAME: Final = "log"
+"""A replica's output, in the folder of its name."""
+_OUTPUTS: Final = (1, 2)
+_UNLINKED: Final = " (deleted)"
+"""How the kernel marks a file that is gone, as after a state folder was wiped."""
+
 _FOREIGN_AFTER_S: Final = 5.0
 """A younger process without our mark may be between fork and exec, where its environment shows nothing yet: it is
 looked at again. An older one is remembered as somebody else's and costs one read of its start time from then on."""
@@ -27,7 +37,7 @@ looked at again. An older one is remembered as somebody else's and costs one rea
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """A living process of a replica's group."""
+    """A living process of a replica's group. Where it was placed is blank when it hides its environment."""
 
     process: psutil.Process
     name: ReplicaName
@@ -45,8 +55,10 @@ class Member:
 class ProcessTable:
     """Who is ours. Not safe for threads: its user holds a lock."""
 
-    def __init__(self, mark: str) -> None:
+    def __init__(self, mark: str, replicas_dir: Path) -> None:
+        """`replicas_dir`: absolute; has a folder with the log of each replica."""
         self._mark = mark
+        self._replicas_dir = replicas_dir
         self._known: dict[int, tuple[psutil.Process, Member | None]] = {}
 
     def scan(self) -> dict[ReplicaName, list[Member]]:
@@ -84,8 +96,10 @@ class ProcessTable:
             environ = process.environ()
         except psutil.AccessDenied:
             return None, True
+        if not environ:
+            return self._meet_hidden(process)
         if environ.get(SITE_VARIABLE) != self._mark or REPLICA_VARIABLE not in environ:
-            return None, time.time() - process.create_time() >= _FOREIGN_AFTER_S
+            return None, not _is_young(process)
         gpus = environ.get(GPUS_VARIABLE, "")
         member = Member(
             process=process,
@@ -96,6 +110,30 @@ class ProcessTable:
             is_leader=_leads_session(process),
         )
         return member, True
+
+    def _meet_hidden(self, process: psutil.Process) -> tuple[Member | None, bool]:
+        """One that shows no environment: a title was written over it, or it is between fork and exec."""
+        leads, young = _leads_session(process), _is_young(process)
+        name = self._replica_of_output(process.pid)
+        if name is None or (leads and young):
+            return None, not young
+        member = Member(process=process, name=name, node=NodeName(""), port=0, gpus=(), is_leader=leads)
+        return member, not young
+
+    def _replica_of_output(self, pid: int) -> ReplicaName | None:
+        """Whose log both its outputs are."""
+        try:
+            files = {Path(f"/proc/{pid}/fd/{number}").readlink() for number in _OUTPUTS}
+        except OSError:
+            # It ended, or this system has no such list.
+            return None
+        path = files.pop()
+        is_log = path.name.removesuffix(_UNLINKED) == LOG_NAME and path.parent.parent == self._replicas_dir
+        return ReplicaName(path.parent.name) if is_log and not files else None
+
+
+def _is_young(process: psutil.Process) -> bool:
+    return time.time() - process.create_time() < _FOREIGN_AFTER_S
 
 
 def _leads_session(process: psutil.Process) -> bool:

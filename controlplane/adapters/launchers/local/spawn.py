@@ -22,7 +22,7 @@ from controlplane.replicas.ports import LaunchSpec
 
 _INHERITED: Final = frozenset(
     {
-        *("PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "XDG_CACHE_HOME", "QUARTERDECK_GPU_STATE_DIR"),
+        *("PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "XDG_CACHE_HOME"),
         *("VIRTUAL_ENV", "PYTHONPATH", "LD_LIBRARY_PATH"),
         *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
         *("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"),
@@ -34,10 +34,11 @@ _INHERITED: Final = frozenset(
 _INHERITED_PREFIXES: Final = ("LC_", "HF_", "HUGGING_FACE_", "VLLM_", "NCCL_", "CUDA_", "NVIDIA_", "TORCH_")
 """What model servers read: caches, tokens of model hubs, GPU libraries."""
 _NUMA_CPUS: Final = "/sys/devices/system/node/node{domain}/cpulist"
+_IN_SITE_FILE: Final = "`command` of its item under `engines:`, e.g. `command: [/opt/vllm/bin/vllm, serve]`"
 _INSTALL_HINTS: Final[Mapping[EngineKind, str]] = {
-    EngineKind.VLLM: "install it (`pip install vllm`, see docs.vllm.ai) or name its program in the site file under "
-    "`engines: <name>: command:`",
-    EngineKind.SIMULATED: "it comes with Quarterdeck: run `make up` again, or check `engines: <name>: command:`",
+    EngineKind.VLLM: "install it (`pip install vllm`, see docs.vllm.ai), or name its program in the site file: "
+    f"{_IN_SITE_FILE}",
+    EngineKind.SIMULATED: f"it comes with Quarterdeck: run `make up` again, or check the site file: {_IN_SITE_FILE}",
 }
 
 
