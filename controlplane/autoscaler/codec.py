@@ -42,15 +42,27 @@ _CANONICAL = orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS
 def _plain(value: object) -> object:
     if is_dataclass(value):
         kind: Any = type(value)
-        return {name: getattr(value, name) for name in _names(kind)}
+        return {name: exact(getattr(value, name)) for name, exact in _writers(kind)}
     if isinstance(value, timedelta):
         return value.total_seconds()
     raise TypeError(f"{type(value).__name__} has no canonical JSON form")
 
 
 @cache
-def _names(kind: Any) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(kind))
+def _writers(kind: Any) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
+    """Each field with what makes its value canonical: 3 and 3.0 are equal, so a float's text is always `3.0`."""
+    hints = get_type_hints(kind)
+    return tuple((field.name, _exact(hints[field.name])) for field in fields(kind))
+
+
+def _exact(kind: Any) -> Callable[[Any], Any]:
+    if kind is float:
+        return float
+    if kind == float | None:
+        return lambda value: None if value is None else float(value)
+    if kind == tuple[float, ...]:
+        return lambda values: [float(value) for value in values]
+    return lambda value: value
 
 
 @cache

@@ -3,6 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any, Final
+
+import orjson
 
 from controlplane.autoscaler.codec import decode, encode
 from controlplane.autoscaler.model import POLICY_NAME, Decision, Observation, PolicyParams, PolicyState
@@ -11,7 +14,9 @@ from controlplane.domain.decision import DecisionRecord
 from controlplane.kernel.errors import InvalidError
 from controlplane.kernel.ids import DeploymentName
 
-_FIRST = ""
+_SHOWN_MAX: Final = 200
+"""Characters of a value shown: a line in a terminal."""
+_FIRST: Final = ""
 """`state_before_json` of a first decision."""
 
 
@@ -90,9 +95,31 @@ def _compare(kept: DecisionRecord) -> Difference | None:
         ("wanted", str(kept.wanted), str(again.wanted)),
         ("reason", str(kept.reason), str(again.reason)),
         ("sentence", kept.sentence, again.sentence),
-        ("state_after_json", kept.state_after_json, encode(again.state)),
     )
-    return next((_difference(kept, *pair) for pair in pairs if pair[1] != pair[2]), None)
+    plain = next((_difference(kept, *pair) for pair in pairs if pair[1] != pair[2]), None)
+    return plain or _state_difference(kept, encode(again.state))
+
+
+def _state_difference(kept: DecisionRecord, replayed: str) -> Difference | None:
+    if kept.state_after_json == replayed:
+        return None
+    where, recorded, now = first_difference(orjson.loads(kept.state_after_json), orjson.loads(replayed), "state_after")
+    return _difference(kept, where, recorded, now)
+
+
+def first_difference(recorded: Any, replayed: Any, path: str) -> tuple[str, str, str]:
+    """Path and both texts of the first part of two JSON values that differs; of the whole when only its form does."""
+    match recorded, replayed:
+        case dict(), dict() if recorded.keys() == replayed.keys():
+            parts = [(f"{path}.{name}", recorded[name], replayed[name]) for name in sorted(recorded)]
+        case list(), list() if len(recorded) == len(replayed):
+            parts = [(f"{path}[{index}]", *pair) for index, pair in enumerate(zip(recorded, replayed, strict=True))]
+        case _:
+            parts = []
+    for where, before, now in parts:
+        if orjson.dumps(before) != orjson.dumps(now):
+            return first_difference(before, now, where)
+    return path, orjson.dumps(recorded).decode()[:_SHOWN_MAX], orjson.dumps(replayed).decode()[:_SHOWN_MAX]
 
 
 def _difference(kept: DecisionRecord, field: str, recorded: str, replayed: str) -> Difference:

@@ -277,7 +277,7 @@ async def test_sigterm_without_a_timeout_aborts_what_is_in_flight() -> None:
 
 async def test_sigterm_with_a_timeout_finishes_running_and_queued_and_refuses_new() -> None:
     async with engine(*SLOW, "--shutdown-timeout", "30", "--max-num-seqs", "1") as served:
-        asked = [asyncio.create_task(served.complete(max_tokens=40)) for _ in range(2)]
+        asked = [asyncio.create_task(served.complete(max_tokens=150)) for _ in range(2)]
         await served.running(2)
         served.process.terminate()
 

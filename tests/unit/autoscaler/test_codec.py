@@ -41,6 +41,11 @@ def test_a_value_comes_back_exactly_and_its_text_stays(b: float, a: int, name: s
     assert encode(decode(Sample, text)) == text
 
 
+def test_equal_numbers_have_one_text() -> None:
+    observation = make_observation(arrivals=7.0, cold_starts_s=(3.0,))
+    assert encode(replace(observation, arrivals=7, cold_starts_s=(3,))) == encode(observation)
+
+
 @given(st.timedeltas(timedelta(0), timedelta(days=365)))
 def test_durations_are_exact(duration: timedelta) -> None:
     value = Sample(0.0, 0, ("", 0.0), (), duration)

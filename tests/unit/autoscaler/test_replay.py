@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+import pytest
+
 from controlplane.autoscaler.params import params_for
 from controlplane.autoscaler.policy import decide
-from controlplane.autoscaler.replay import record, replay_all
+from controlplane.autoscaler.replay import first_difference, record, replay_all
 from controlplane.domain.decision import DecisionRecord
 from controlplane.domain.reason import Reason
 from controlplane.kernel.ids import DeploymentName
@@ -34,14 +36,31 @@ def test_a_changed_record_is_found_by_its_first_differing_field() -> None:
     ]
     report = replay_all([*changed, true])
     assert report.same == 1
-    assert [difference.field for difference in report.differences] == [
-        "wanted",
-        "reason",
-        "sentence",
-        "state_after_json",
-        "record",
-        "policy",
-    ]
+    fields = [difference.field for difference in report.differences]
+    assert fields[:3] + fields[4:] == ["wanted", "reason", "sentence", "record", "policy"]
+    state = report.differences[3]
+    assert state.field.startswith("state_after."), state
+    assert float(state.recorded) - float(state.replayed) == 0.5
+
+
+def test_whole_numbers_where_fractions_are_meant_are_the_same_record() -> None:
+    """A gateway counts in integers; 3 and 3.0 are the same observation."""
+    params, whole = params_for(make_deployment()), make_observation(arrivals=50)
+    decided = decide(params, whole, None)
+    assert replay_all([record(DeploymentName("chat"), params, whole, None, decided)]).is_clean
+
+
+@pytest.mark.parametrize(
+    ("recorded", "replayed", "told"),
+    [
+        ({"a": [1, {"b": 2}]}, {"a": [1, {"b": 3}]}, ("s.a[1].b", "2", "3")),
+        ({"a": [1]}, {"a": [1, 2]}, ("s.a", "[1]", "[1,2]")),
+        ({"a": 1}, {"b": 1}, ("s", '{"a":1}', '{"b":1}')),
+        ({"a": 1}, {"a": 1.0}, ("s.a", "1", "1.0")),
+    ],
+)
+def test_a_difference_is_told_by_its_place(recorded: object, replayed: object, told: tuple[str, str, str]) -> None:
+    assert first_difference(recorded, replayed, "s") == told
 
 
 def test_nothing_to_replay_is_clean() -> None:
