@@ -45,12 +45,21 @@ class Row:
 class Product:
     """`quarterdeck up` on a state folder of its own and free ports, in the foreground of a process of its own."""
 
-    def __init__(self, state_dir: Path, *, site: Path | None = None, load: bool = False) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        site: Path | None = None,
+        load: bool = False,
+        instance: str | None = None,
+        gateway_port: int | None = None,
+    ) -> None:
         self.state_dir = state_dir
-        self.gateway_port, self.control_port = free_port(), free_port()
+        self.gateway_port, self.control_port = gateway_port or free_port(), free_port()
+        self._instance = instance
         self.gateway_url = f"http://127.0.0.1:{self.gateway_port}"
         self.control_url = f"http://127.0.0.1:{self.control_port}"
-        self._site = site
+        self.site = site
         self._load = load
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -58,12 +67,13 @@ class Product:
     def arguments(self) -> list[str]:
         arguments = ["--state-dir", str(self.state_dir), "--port", str(self.gateway_port)]
         arguments += ["--control-port", str(self.control_port)]
-        arguments += [] if self._site is None else ["--site", str(self._site)]
+        arguments += [] if self.site is None else ["--site", str(self.site)]
+        arguments += [] if self._instance is None else ["--instance", self._instance]
         return arguments if self._load else [*arguments, "--no-load"]
 
     @property
     def log(self) -> Path:
-        return self.state_dir / "terminal.log"
+        return self.state_dir / f"terminal-{self._instance or 'only'}.log"
 
     def start(self) -> None:
         self.state_dir.mkdir(parents=True, exist_ok=True)
@@ -125,7 +135,7 @@ class Product:
         return Counter(role for role, _ in groups)
 
     def is_up(self) -> bool:
-        return is_held(self.state_dir)
+        return is_held(self.state_dir, self._instance)
 
     def get(self, path: str) -> httpx2.Response:
         return httpx2.get(f"{self.control_url}{path}", timeout=_ASK_S)

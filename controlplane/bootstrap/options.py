@@ -15,6 +15,12 @@ class ServeOptions:
     load: bool
     log_level: str
     instance: str | None
+    """Its name where several work in one folder; None: the only one."""
+
+
+def log_file(options: ServeOptions) -> Path:
+    name = f"control-plane-{options.instance}.log" if options.instance else "control-plane.log"
+    return options.state_dir / "logs" / name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

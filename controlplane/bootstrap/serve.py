@@ -24,13 +24,15 @@ from controlplane.api.routes_status import status_of
 from controlplane.api.wire import EventOut
 from controlplane.bootstrap.compose import Parts, put_together
 from controlplane.bootstrap.logs import write_logs_to
-from controlplane.bootstrap.options import Running, ServeOptions
+from controlplane.bootstrap.options import Running, ServeOptions, log_file
 from controlplane.bootstrap.preflight import check_port, check_state_dir
 from controlplane.bootstrap.shutdown import end_replicas
 from controlplane.bootstrap.site_load import SiteLoad
 from controlplane.bootstrap.site_work import SiteWork
 from controlplane.domain.deployment import TaskKind
 from controlplane.domain.site import LoadSpec, Site
+from controlplane.domain.store import Store
+from controlplane.kernel.errors import ConflictError
 from controlplane.kernel.ids import InstanceId
 from controlplane.runtime.supervisor import Service, Supervisor
 
@@ -43,6 +45,8 @@ _READY_GIVE_UP: Final = timedelta(seconds=120)
 """After this the banner is printed anyway: a real model may load for minutes, and the status says so."""
 _EVENTS_POLL: Final = timedelta(milliseconds=500)
 _PRIVATE: Final = 0o077
+_FOLDER_DIGITS: Final = 8
+"""Of the folder's mark, in an instance's name: who shares a store shares a folder."""
 
 type OnReady = Callable[[Running], None]
 type OnEvent = Callable[[EventOut], None]
@@ -56,12 +60,13 @@ async def serve(options: ServeOptions, *, on_ready: OnReady, on_event: OnEvent) 
     os.umask(_PRIVATE)
     check_state_dir(options.state_dir)
     async with AsyncExitStack() as stack:
-        lock = stack.enter_context(InstanceLock(options.state_dir))
-        write_logs_to(options.state_dir / "logs" / "control-plane.log", options.log_level)
+        lock = stack.enter_context(InstanceLock(options.state_dir, options.instance))
+        write_logs_to(log_file(options), options.log_level)
         check_port(CONTROL_HOST, options.control_port, what="control plane", option="--control-port")
-        store, site_work, site = await _begin(options, stack)
+        folder = site_mark(options.state_dir)[:_FOLDER_DIGITS]
+        store, site_work, site = await _begin(options, lock, folder, stack)
         control_url = f"http://{CONTROL_HOST}:{options.control_port}"
-        instance = InstanceId(options.instance or f"{socket.gethostname()}-{site_mark(options.state_dir)[:8]}")
+        instance = InstanceId(f"{options.instance or socket.gethostname()}-{folder}")
         parts = put_together(
             store=store,
             site_work=site_work,
@@ -74,10 +79,12 @@ async def serve(options: ServeOptions, *, on_ready: OnReady, on_event: OnEvent) 
         await stack.enter_async_context(parts.engines)
         gateway_url = parts.context.gateway_url
         lock.write_note(InstanceNote(pid=os.getpid(), control_url=control_url, gateway_url=gateway_url))
-        await _run(options, parts, site, control_url, on_ready, on_event)
+        await _run(options, lock, parts, site, control_url, on_ready, on_event)
 
 
-async def _begin(options: ServeOptions, stack: AsyncExitStack) -> tuple[SqlStore, SiteWork, Site]:
+async def _begin(
+    options: ServeOptions, lock: InstanceLock, folder: str, stack: AsyncExitStack
+) -> tuple[SqlStore, SiteWork, Site]:
     """The store: SQLite in the folder, or the PostgreSQL that the site file names; and the site in it."""
     url = sqlite_url(options.state_dir / "store.sqlite3")
     store = await open_store(url)
@@ -87,16 +94,55 @@ async def _begin(options: ServeOptions, stack: AsyncExitStack) -> tuple[SqlStore
     port = options.gateway_port or planned.gateway.port
     mark = site_mark(options.state_dir)
     await asyncio.to_thread(check_port, planned.gateway.host, port, what="gateway", option="--port", mark=mark)
-    if planned.store.url is not None:
-        remote = resolve_secret(planned.store.url, os.environ, lambda path: Path(path).read_text(encoding="utf-8"))
-        store = await open_store(remote)
-        stack.push_async_callback(store.close)
-        site_work = SiteWork(store=store, clock=SystemClock(), gateway_port=options.gateway_port)
-    return store, site_work, await site_work.begin(options.site_file)
+    if planned.store.url is None:
+        if lock.others():
+            raise ConflictError(
+                f"another control plane works in {options.state_dir}, and the site's store is embedded, for one "
+                "only; name a PostgreSQL with `store: {kind: postgresql, url: {env: NAME}}` to run several"
+            )
+        return store, site_work, await site_work.begin(options.site_file)
+    remote = resolve_secret(planned.store.url, os.environ, lambda path: Path(path).read_text(encoding="utf-8"))
+    shared = await open_store(remote)
+    stack.push_async_callback(shared.close)
+    await _check_folder(shared, folder)
+    site_work = SiteWork(store=shared, clock=SystemClock(), gateway_port=options.gateway_port)
+    site = await site_work.begin(options.site_file)
+    await _remember(shared, store)
+    return shared, site_work, site
+
+
+async def _check_folder(store: Store, folder: str) -> None:
+    """Whoever works on a store starts its replicas as processes of one machine, and finds them by their folder."""
+    async with store.transaction() as tx:
+        claims = await tx.claims()
+    now = SystemClock().now()
+    for claim in claims:
+        if claim.expires_at > now and not claim.holder.endswith(f"-{folder}"):
+            raise ConflictError(
+                f"control plane {claim.holder} works on this store with another state folder; replicas are processes "
+                "of one machine, found by the folder: share that folder (--state-dir, each with its --instance), stop "
+                "the other one, or use another database. One that was killed counts for "
+                f"{(claim.expires_at - now).total_seconds():.0f} s more"
+            )
+
+
+async def _remember(shared: Store, local: Store) -> None:
+    """The folder's own store keeps the document, so that a start without --site finds the shared store again."""
+    async with shared.transaction() as tx:
+        applied = await tx.site()
+    assert applied is not None, "the site has just been applied"
+    async with local.transaction() as tx:
+        await tx.put_site(name=applied.name, document=applied.document, digest=applied.digest, now=applied.applied_at)
 
 
 async def _run(
-    options: ServeOptions, parts: Parts, site: Site, control_url: str, on_ready: OnReady, on_event: OnEvent
+    options: ServeOptions,
+    lock: InstanceLock,
+    parts: Parts,
+    site: Site,
+    control_url: str,
+    on_ready: OnReady,
+    on_event: OnEvent,
 ) -> None:
     load = SiteLoad(state_dir=options.state_dir, mark=site_mark(options.state_dir))
     http = _Http(parts, options.control_port)
@@ -112,6 +158,9 @@ async def _run(
         started.cancel()
     if ending.keep_serving:
         _LOG.info("the control plane ends; gateway and replicas go on serving")
+        return
+    if others := lock.others():
+        _LOG.info("this control plane ends; others go on", extra={"instances": others})
         return
     await asyncio.to_thread(load.stop)
     await end_replicas(parts)

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from controlplane.adapters.instance import InstanceNote, is_held, read_note, site_mark
+from controlplane.adapters.instance import InstanceNote, held_by, is_held, read_note, site_mark
 from controlplane.bootstrap.leftovers import stop_leftovers
 from controlplane.cli.exits import ExitCode, fail, reported
 from controlplane.cli.view import make_console
@@ -39,17 +39,16 @@ def down(
     """Stop a control plane: requests in flight finish, then replicas and gateway end."""
     with reported():
         folder = state_dir or read_settings().state_dir
-        note = read_note(folder)
-        running = is_held(folder)
-        if running and note is None:
-            fail(f"a control plane works in {folder} but has not said its pid yet; try again", ExitCode.FAILED)
-        if running and note is not None:
-            _stop(note, folder, keep_serving=keep_serving)
+        names = held_by(folder)
+        for name in names:
+            note = read_note(folder, name)
+            if note is None:
+                fail(f"a control plane works in {folder} but has not said its pid yet; try again", ExitCode.FAILED)
+            _stop(note, folder, name, keep_serving=keep_serving)
         stopped = 0 if keep_serving else stop_leftovers(site_mark(folder))
-        if running:
-            make_console().print(
-                f"stopped the control plane of {folder}" + (" (still serving)" if keep_serving else "")
-            )
+        if names:
+            how_many = "the control plane" if len(names) == 1 else f"{len(names)} control planes"
+            make_console().print(f"stopped {how_many} of {folder}" + (" (still serving)" if keep_serving else ""))
         elif stopped:
             make_console().print(
                 f"no control plane ran in {folder}; stopped {stopped} processes that one had left serving"
@@ -58,15 +57,16 @@ def down(
             make_console().print(f"nothing runs for {folder}")
 
 
-def _stop(note: InstanceNote, folder: Path, *, keep_serving: bool) -> None:
+def _stop(note: InstanceNote, folder: Path, name: str | None, *, keep_serving: bool) -> None:
+    """One by one: the last one finds itself alone, and ends what serves."""
     os.kill(note.pid, signal.SIGHUP if keep_serving else signal.SIGTERM)
     give_up_at = time.monotonic() + _WAIT_S
     with make_console().status("requests in flight finish, replicas end"):
-        while is_held(folder):
+        while is_held(folder, name):
             if time.monotonic() > give_up_at:
                 fail(
                     f"the control plane (pid {note.pid}) has not ended after {_WAIT_S:.0f} s; its log is in "
-                    f"{folder}/logs/control-plane.log",
+                    f"{folder}/logs",
                     ExitCode.FAILED,
                 )
             time.sleep(_LOOK_S)

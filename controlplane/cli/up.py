@@ -42,6 +42,15 @@ Site = Annotated[
 ]
 Port = Annotated[int | None, typer.Option("--port", min=1, max=65535, help="The gateway's port instead of the site's.")]
 ControlPort = Annotated[int, typer.Option("--control-port", min=1, max=65535, help="The control plane's own port.")]
+Instance = Annotated[
+    str | None,
+    typer.Option(
+        "--instance",
+        envvar="QUARTERDECK_INSTANCE",
+        metavar="NAME",
+        help="Its name, where several control planes share a state folder and a PostgreSQL store.",
+    ),
+]
 
 
 def up(
@@ -49,6 +58,7 @@ def up(
     state_dir: StateDir = None,
     port: Port = None,
     control_port: ControlPort = 8080,
+    instance: Instance = None,
     *,
     load: Annotated[
         bool, typer.Option("--load/--no-load", help="Send the site's own load, if it declares one.")
@@ -67,7 +77,7 @@ def up(
             control_port=control_port,
             load=load,
             log_level=settings.log_level,
-            instance=settings.instance,
+            instance=instance or settings.instance,
         )
         if detach:
             _detach(options)
@@ -110,9 +120,9 @@ def _on_event(event: EventOut) -> None:
 def _detach(options: ServeOptions) -> None:
     """Start the same command in a session of its own and wait until it answers."""
     check_state_dir(options.state_dir)
-    with InstanceLock(options.state_dir):
+    with InstanceLock(options.state_dir, options.instance):
         pass  # the same refusal as without --detach, before anything is started
-    log = options.state_dir / "logs" / "up.log"
+    log = options.state_dir / "logs" / (f"up-{options.instance}.log" if options.instance else "up.log")
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "controlplane", "up", *_arguments(options)]
     with log.open("ab") as output:
@@ -128,7 +138,7 @@ def _detach(options: ServeOptions) -> None:
             if time.monotonic() > give_up_at:
                 fail(f"not ready after {_READY_S:.0f} s; it goes on starting, {log} says why", ExitCode.FAILED)
             time.sleep(_LOOK_S)
-    note = read_note(options.state_dir)
+    note = read_note(options.state_dir, options.instance)
     assert note is not None, "a control plane that answers has written its note"
     with ApiClient(note.control_url) as client:
         status = parsed(StatusOut, client.get("/api/v1/status"))
@@ -153,7 +163,7 @@ def _code_of(returncode: int) -> ExitCode:
 
 
 def _answers(options: ServeOptions, pid: int) -> bool:
-    note = read_note(options.state_dir)
+    note = read_note(options.state_dir, options.instance)
     if note is None or note.pid != pid:
         return False
     try:
@@ -171,4 +181,6 @@ def _arguments(options: ServeOptions) -> list[str]:
         arguments += ["--site", str(options.site_file)]
     if options.gateway_port is not None:
         arguments += ["--port", str(options.gateway_port)]
+    if options.instance is not None:
+        arguments += ["--instance", options.instance]
     return arguments if options.load else [*arguments, "--no-load"]

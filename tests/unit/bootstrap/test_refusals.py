@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from controlplane.adapters.instance import InstanceLock, InstanceNote, site_mark
+from controlplane.adapters.instance import InstanceLock, InstanceNote, held_by, site_mark
 from controlplane.bootstrap.leftovers import marked_processes
 from controlplane.cli.exits import ExitCode
 from controlplane.cli.main import app
 from controlplane.cli.up import _code_of, _last_words
+from controlplane.kernel.errors import ConflictError
 
 BROKEN = """\
 site: {name: lab}
@@ -80,6 +81,31 @@ def test_a_second_up_on_the_same_folder(state: Path, more: tuple[str, ...]) -> N
     assert f"a control plane (pid {os.getpid()}, http://127.0.0.1:1) already works in {state}" in result.output
     assert "`quarterdeck down`" in result.output
     assert "--state-dir" in result.output
+
+
+def test_named_ones_are_together_and_one_without_a_name_is_alone(state: Path) -> None:
+    with InstanceLock(state, "a") as a, InstanceLock(state, "b") as b:
+        assert (a.others(), b.others(), held_by(state)) == (["b"], ["a"], ["a", "b"])
+        for name in (None, "a"):
+            with pytest.raises(ConflictError, match="already works in"), InstanceLock(state, name):
+                pass
+    assert held_by(state) == []
+    with InstanceLock(state), pytest.raises(ConflictError), InstanceLock(state, "a"):
+        pass
+    assert held_by(state) == []
+
+
+def test_several_need_a_shared_store(state: Path, free: int) -> None:
+    with InstanceLock(state, "a"):
+        result = run("up", "--state-dir", state, "--control-port", str(free), "--instance", "b")
+    assert result.exit_code == ExitCode.CONFLICT
+    assert "name a PostgreSQL with" in result.output
+
+
+def test_a_name_that_is_none(state: Path) -> None:
+    result = run("up", "--state-dir", state, "--instance", "../a")
+    assert result.exit_code == ExitCode.USAGE
+    assert "--instance: found '../a', expected 1 to 32 small letters, digits and dashes" in result.output
 
 
 def test_a_taken_control_port(state: Path, taken: int) -> None:
