@@ -22,9 +22,8 @@ def _because(view: View, reason: Reason) -> str:
         case Reason.PINNED:
             return f"pinned at {seen.pinned} by a person; {_needed(view)}"
         case Reason.WAKE:
-            return (
-                f"{seen.work_waiting} requests wait and nothing serves; {_needed(view)}; ready in about {_lead(view)}"
-            )
+            wait = "1 request waits" if seen.work_waiting == 1 else f"{seen.work_waiting} requests wait"
+            return f"{wait} and nothing serves; {_needed(view)}; ready in about {_lead(view)}"
         case Reason.IDLE:
             return f"no request for {_seconds(seen.at_s - view.state.last_request_s)}"
         case Reason.HOLD_MISSING_DATA | Reason.HOLD_STALE_DATA:

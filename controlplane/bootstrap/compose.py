@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -43,6 +43,7 @@ from controlplane.fleet.reconciler import FleetReconciler
 from controlplane.gateway.reconciler import GatewayReconciler
 from controlplane.kernel.ids import DeploymentName, InstanceId
 from controlplane.metering.slo import SloMeter, SloStanding
+from controlplane.replicas.limits import DEFAULT_LIMITS
 from controlplane.replicas.reconciler import ReplicaReconciler
 from controlplane.runtime.driver import Driver
 from controlplane.runtime.hints import HintBoard
@@ -107,6 +108,8 @@ def put_together(
                 telemetry=telemetry,
                 clock=clock,
                 hints=hints,
+                limits=replace(DEFAULT_LIMITS, port_seed=mark),
+                ports=lambda: (site_work.site() or site).replica_ports,
             ),
             REPLICAS_PACE,
         ),

@@ -65,7 +65,7 @@ class Housekeeping:
             gone = await tx.prune(
                 events_before=now - EVENTS_KEPT, decisions_before=now - DECISIONS_KEPT, ticks_before=now - TICKS_KEPT
             )
-        return TickReport(sentence=f"deleted {gone} rows of old history", changed=gone > 0)
+        return TickReport(sentence=f"rows of old history deleted: {gone}", changed=gone > 0)
 
 
 class Beat:

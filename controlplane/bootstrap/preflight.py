@@ -81,7 +81,7 @@ def _listener(port: int) -> psutil.Process | None:
 
 def _described(process: psutil.Process | None) -> str:
     if process is None:
-        return "a program of another user"
+        return "a program that this user cannot see, or that is just ending"
     try:
         return f"{process.name()} (pid {process.pid})"
     except psutil.Error:

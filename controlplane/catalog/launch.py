@@ -23,10 +23,8 @@ from controlplane.domain.site import EngineSpec
 from controlplane.kernel.errors import Problem
 from controlplane.kernel.ids import ServedName
 
-WEIGHTS_ARGUMENT: Final = "model"
-"""An engine argument that is no option: other weights of the same shape (a fine-tune), as path or repository."""
-
 OWNED_BY: Final[Mapping[str, str]] = {
+    "model": "weights",
     "host": "the launcher",
     "port": "the launcher",
     "served-model-name": "the deployment's name",
@@ -103,21 +101,21 @@ def _own_names(spec: DeploymentSpec) -> tuple[ServedName, ...]:
 def _argv(rendering: Rendering) -> tuple[str, ...]:
     engine, card = rendering.engine, rendering.card
     own = arguments_of(rendering.spec, engine)
-    weights = own.pop(WEIGHTS_ARGUMENT, None)
     options = {**_planned(rendering), **dict(card.args), **dict(card.task_args.get(rendering.model.task, ()))}
     if rendering.spec.idle_mode is IdleMode.SLEEP and rendering.spec.idle_after is not None:
         options |= dict(card.sleep.args)
-    argv = [*(engine.command or card.program), _model_argument(rendering, weights)]
+    argv = [*(engine.command or card.program), _weights(rendering)]
     for name, value in {**options, **own}.items():
         argv += _option(name, value)
     return tuple(argv)
 
 
-def _model_argument(rendering: Rendering, weights: str | None) -> str:
-    if rendering.card.kind is EngineKind.SIMULATED:
-        return rendering.model.id
-    offer = rendering.model.precision(rendering.answer.precision)
-    return weights or (offer.repo if offer is not None else rendering.model.repo)
+def _weights(rendering: Rendering) -> str:
+    """The deployment's own, else the repository of the precision. A simulated engine loads none: it tells the name."""
+    model = rendering.model
+    offer = model.precision(rendering.answer.precision)
+    simulated = rendering.card.kind is EngineKind.SIMULATED
+    return rendering.spec.weights or (model.id if simulated else offer.repo if offer is not None else model.repo)
 
 
 def _planned(rendering: Rendering) -> dict[str, str | tuple[str, ...]]:

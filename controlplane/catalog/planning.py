@@ -252,8 +252,13 @@ def _plan(
         memory_bytes_per_gpu=answer.memory_bytes_per_gpu,
         launch=template,
         prior=replace(shown, cold_start=cold_start, wake=wake),
-        proof=(*answer.proof, f"licence: {licence_note(model)}"),
+        proof=(*answer.proof, *_weights_note(spec), f"licence: {licence_note(model)}"),
     )
+
+
+def _weights_note(spec: DeploymentSpec) -> tuple[str, ...]:
+    """Nothing here reads weights: that they have the model's shape and precision is the site file's word."""
+    return () if spec.weights is None else (f"weights: {spec.weights}, taken to have the shape of {spec.model}",)
 
 
 def _divided(duration: timedelta, speed: float) -> timedelta:

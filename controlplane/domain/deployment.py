@@ -54,6 +54,8 @@ class DeploymentSpec:
     max_num_seqs: int | None = None
     engine_args: tuple[tuple[str, str], ...] = ()
     """Further engine arguments as (name, value), names as vLLM's long options without the dashes."""
+    weights: str | None = None
+    """What the engine loads instead of the catalog's repository: a folder or a repository, of the model's own shape."""
     adapters: tuple[tuple[str, str], ...] = ()
     """LoRA adapters as (served name, path or repository)."""
     idle_after: timedelta | None = None

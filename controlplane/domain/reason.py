@@ -33,6 +33,7 @@ class Reason(StrEnum):
     ADOPTED = "adopted"
     PROBE_PASSED = "probe_passed"
     START_TIMED_OUT = "start_timed_out"
+    PORT_LOST = "port_lost"
     PROCESS_EXITED = "process_exited"
     HUNG = "hung"
     UNHEALTHY = "unhealthy"

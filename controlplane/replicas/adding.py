@@ -13,7 +13,7 @@ from controlplane.kernel.ids import NodeName, replica_name
 from controlplane.kernel.units import format_duration
 from controlplane.replicas.draft import Draft
 from controlplane.replicas.lifecycle import moved
-from controlplane.replicas.placement import NoRoom, Placement, PlacementRequest, place, shelves_for
+from controlplane.replicas.placement import NoRoom, Placement, PlacementRequest, first_port_tried, place, shelves_for
 from controlplane.replicas.ports import LaunchSpec, Seen
 from controlplane.replicas.standing import SICK_REASONS, NodeOutlook, ProcessState, Situation, Standing
 from controlplane.replicas.steps import Launch, Reserve, Undrain, Wake
@@ -50,7 +50,9 @@ def _may_return(situation: Situation, standing: Standing) -> bool:
     replica = standing.replica
     if replica.phase is not ReplicaPhase.DRAINING or standing.process is not ProcessState.RUNNING:
         return False
-    if replica.reason in SICK_REASONS or standing.doubtful or standing.outlook is not NodeOutlook.STAYS:
+    if replica.reason in SICK_REASONS or standing.doubtful or standing.port_lost:
+        return False
+    if standing.outlook is not NodeOutlook.STAYS:
         return False
     if not replica.sleep_after_drain:
         return True
@@ -225,5 +227,6 @@ def _request(draft: Draft) -> PlacementRequest:
         neighbours=neighbours,
         avoided=frozenset(situation.memory.avoided_nodes) | {row.node for row in draft.failed_starts},
         ports=situation.limits.ports,
+        ports_from=first_port_tried(situation.limits.ports, situation.limits.port_seed),
         refused_ports={address: frozenset(ports) for address, ports in refused.items()},
     )

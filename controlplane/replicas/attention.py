@@ -7,7 +7,7 @@ from controlplane.domain.replica import Replica, ReplicaPhase
 from controlplane.domain.telemetry import Fresh
 from controlplane.kernel.ids import ReplicaName
 from controlplane.replicas.memory import Vitals, silent_for
-from controlplane.replicas.ports import Seen
+from controlplane.replicas.ports import PortHolder, Seen, SeenReplica
 from controlplane.replicas.standing import NodeOutlook, Situation, endpoint_of, outlook_of, server_down
 
 PROBES_PER_TICK: Final = 16
@@ -47,9 +47,17 @@ def replicas_to_probe(situation: Situation) -> tuple[Replica, ...]:
     due = [
         replica
         for replica in situation.replicas
-        if replica.name in seen and seen[replica.name].alive and _is_due(situation, replica)
+        if replica.name in seen and _can_answer(replica, seen[replica.name]) and _is_due(situation, replica)
     ]
     return tuple(sorted(due, key=lambda replica: (_last_probe(situation, replica), replica.name))[:PROBES_PER_TICK])
+
+
+def _can_answer(replica: Replica, seen: SeenReplica) -> bool:
+    """Somebody else's answer proves nothing, and before a replica listens any answer is somebody else's."""
+    if not seen.alive or seen.port_lost:
+        return False
+    coming_up = replica.phase in (ReplicaPhase.STARTING, ReplicaPhase.WAKING)
+    return not coming_up or seen.port_holder is not PortHolder.NOBODY
 
 
 def _is_due(situation: Situation, replica: Replica) -> bool:

@@ -131,15 +131,14 @@ class GpuLedger:
     def port_is_free(self, address: str, port: int) -> bool:
         return not self._ports.get(address, 0) >> port & 1
 
-    def lowest_free_port(self, address: str, ports: tuple[int, int], refused: Iterable[int]) -> int | None:
-        """The lowest port of the range (both ends included) that no row holds and nobody refused lately."""
+    def next_free_port(self, address: str, ports: tuple[int, int], start: int, refused: Iterable[int]) -> int | None:
+        """The first from `start` on, round the range with both its ends, that no row holds and nobody refused."""
         first, last = ports
         taken = self._ports.get(address, 0)
         for port in refused:
             taken |= 1 << port
-        open_from_first = ~(taken >> first)
-        port = first + (open_from_first & -open_from_first).bit_length() - 1
-        return port if port <= last else None
+        found = _lowest_clear(taken, start, last)
+        return found if found is not None else _lowest_clear(taken, first, start - 1)
 
     def _take_row(self, replica: Replica) -> None:
         """A row may stand on a node that is not usable now, or not of this site any more."""
@@ -148,6 +147,13 @@ class GpuLedger:
             return
         self._free[replica.node] &= ~mask_of(replica.gpus)
         self._ports[node.address] = self._ports.get(node.address, 0) | (1 << replica.port)
+
+
+def _lowest_clear(taken: int, first: int, last: int) -> int | None:
+    """The lowest bit from `first` to `last` that is not set."""
+    clear_from_first = ~(taken >> first)
+    port = first + (clear_from_first & -clear_from_first).bit_length() - 1
+    return port if port <= last else None
 
 
 def mask_of(gpus: Iterable[int]) -> int:

@@ -8,13 +8,21 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import assert_never
 
-from controlplane.domain.health import ProbeVerdict
+from controlplane.domain.health import ProbeResult, ProbeVerdict
 from controlplane.domain.reason import Reason
 from controlplane.domain.replica import REPLICA_TRANSITIONS, Replica, ReplicaPhase
 from controlplane.domain.telemetry import Fresh
 from controlplane.kernel.units import format_duration
-from controlplane.replicas.ports import TrafficUnseen
-from controlplane.replicas.standing import SICK_REASONS, NodeOutlook, ProcessState, Situation, Standing, server_down
+from controlplane.replicas.ports import PortHolder, TrafficUnseen
+from controlplane.replicas.standing import (
+    SILENT_REASONS,
+    NodeOutlook,
+    ProcessState,
+    Situation,
+    Standing,
+    port_sentence,
+    server_down,
+)
 from controlplane.replicas.steps import (
     Adopt,
     Forget,
@@ -60,8 +68,10 @@ def truth_step(situation: Situation, standing: Standing) -> Step | None:
             return _pending(situation, standing)
         case ReplicaPhase.STARTING | ReplicaPhase.WAKING:
             return _coming_up(situation, standing)
-        case ReplicaPhase.READY | ReplicaPhase.DRAINING | ReplicaPhase.SLEEPING:
+        case ReplicaPhase.READY | ReplicaPhase.DRAINING:
             return _died(situation, standing) if standing.process is ProcessState.GONE else None
+        case ReplicaPhase.SLEEPING:
+            return _sleeping(situation, standing)
         case ReplicaPhase.STOPPING:
             return _stopping(situation, standing)
         case _:
@@ -80,7 +90,8 @@ def drain_step(situation: Situation, standing: Standing) -> Step | None:
             sentence=sentence,
         )
     drained, why = _is_drained(situation, standing)
-    if drained and replica.sleep_after_drain and not _sleep_given_up(situation, replica):
+    may_sleep = replica.sleep_after_drain and not standing.port_lost and not _sleep_given_up(situation, replica)
+    if drained and may_sleep:
         asleep = moved(replica, ReplicaPhase.SLEEPING, Reason.SLEPT, "idle: the engine sleeps", now)
         return Sleep(
             draining_row=replica, done_row=asleep, reason=Reason.SLEPT, sentence=f"{why}: the engine goes to sleep"
@@ -114,6 +125,8 @@ def _coming_up(situation: Situation, standing: Standing) -> Step | None:
     replica, now = standing.replica, situation.now
     if standing.process is ProcessState.GONE:
         return _died(situation, standing)
+    if standing.port_lost:
+        return _give_up_port(situation, standing)
     probe = situation.probes.get(replica.name)
     waking = replica.phase is ReplicaPhase.WAKING
     if probe is not None and probe.verdict is ProbeVerdict.PASSED and standing.process is ProcessState.RUNNING:
@@ -121,8 +134,7 @@ def _coming_up(situation: Situation, standing: Standing) -> Step | None:
     began = replica.phase_since if waking else replica.launched_at or replica.phase_since
     deadline = _wake_deadline(situation) if waking else situation.deployment.plan.launch.start_deadline
     if now - began >= deadline:
-        last = f"; last probe: {probe.detail}" if probe is not None else ""
-        sentence = f"not ready within {format_duration(deadline)}{last}: SIGTERM"
+        sentence = f"not ready within {format_duration(deadline)}{_last_word(standing, probe)}: SIGTERM"
         return Terminate(
             row=stopping(replica, Reason.START_TIMED_OUT, sentence, now, signals=1),
             reason=Reason.START_TIMED_OUT,
@@ -133,6 +145,34 @@ def _coming_up(situation: Situation, standing: Standing) -> Step | None:
     if waking and probe is not None and probe.verdict is ProbeVerdict.ASLEEP:
         return Wake(row=replica, reason=Reason.WAKE, sentence="still asleep: woken again")
     return None
+
+
+def _last_word(standing: Standing, probe: ProbeResult | None) -> str:
+    if probe is not None:
+        return f"; last probe: {probe.detail}"
+    unheard = standing.seen is not None and standing.seen.port_holder is PortHolder.NOBODY
+    return f"; it does not listen on its port {standing.replica.port} yet" if unheard else ""
+
+
+def _sleeping(situation: Situation, standing: Standing) -> Step | None:
+    """A wake would be told to whoever listens there."""
+    if standing.process is ProcessState.GONE:
+        return _died(situation, standing)
+    return _give_up_port(situation, standing) if standing.port_lost else None
+
+
+def _give_up_port(situation: Situation, standing: Standing) -> Terminate:
+    """Its GPUs are right, but nobody can tell its answers from another's: the next one gets another port."""
+    replica = standing.replica
+    assert standing.seen is not None, "a lost port was seen"
+    sentence = f"{port_sentence(replica, standing.seen)} (was {replica.phase}): SIGTERM, the next one gets another port"
+    return Terminate(
+        row=stopping(replica, Reason.PORT_LOST, sentence, situation.now, signals=1),
+        reason=Reason.PORT_LOST,
+        sentence=sentence,
+        failed_start=replica.phase is ReplicaPhase.STARTING,
+        with_log=True,
+    )
 
 
 def _wake_deadline(situation: Situation) -> timedelta:
@@ -233,7 +273,7 @@ def _sleep_given_up(situation: Situation, replica: Replica) -> bool:
 
 def _drain_deadline(situation: Situation, replica: Replica) -> timedelta:
     deadline = situation.deployment.plan.launch.drain_deadline
-    return min(deadline, situation.limits.hung_drain) if replica.reason in SICK_REASONS else deadline
+    return min(deadline, situation.limits.hung_drain) if replica.reason in SILENT_REASONS else deadline
 
 
 def _is_drained(situation: Situation, standing: Standing) -> tuple[bool, str]:

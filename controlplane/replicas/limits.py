@@ -55,6 +55,9 @@ class Limits:
     """After a failed start other nodes come first for so long; the node stays usable when there is no other."""
     ports: tuple[int, int] = (20000, 20999)
     """First and last port for replicas: `Site.replica_ports`."""
+    port_seed: str = ""
+    """Where in that range the search begins: the site's mark, so that two sites of one machine seldom meet on a port
+    that is chosen but not bound yet. Empty: at the first."""
 
 
 DEFAULT_LIMITS: Final = Limits()

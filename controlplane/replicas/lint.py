@@ -13,7 +13,7 @@ from controlplane.domain.node import NodeState
 from controlplane.domain.reason import Reason
 from controlplane.domain.replica import REPLICA_TRANSITIONS, Replica, ReplicaPhase
 from controlplane.kernel.ids import ReplicaName
-from controlplane.replicas.ports import Seen, TrafficSeen
+from controlplane.replicas.ports import PortHolder, Seen, TrafficSeen
 from controlplane.replicas.standing import Situation
 from controlplane.replicas.steps import (
     Adopt,
@@ -53,6 +53,7 @@ def lint_plan(situation: Situation, plan: ReplicaPlan) -> tuple[str, ...]:
         _places_allowed,
         _places_free,
         _launch_is_reserved,
+        _ready_only_on_its_own_port,
         _capacity_kept,
         _stops_in_order,
         _forgets_only_the_gone,
@@ -175,6 +176,17 @@ def _launch_is_reserved(situation: Situation, plan: ReplicaPlan, rows: _Rows) ->
             yield f"{step.spec.name} of revision {row.revision} is launched with another revision's template"
 
 
+def _ready_only_on_its_own_port(situation: Situation, plan: ReplicaPlan, rows: _Rows) -> Iterator[str]:
+    """What answered a probe must have been the replica."""
+    del rows
+    for step in plan.steps:
+        if not isinstance(step, MarkReady | Undrain) or not isinstance(situation.sighting, Seen):
+            continue
+        seen = situation.sighting.replicas.get(step.row.name)
+        if seen is not None and seen.port_holder in (PortHolder.OTHER, PortHolder.NOBODY):
+            yield f"{step.row.name} would serve although {seen.port_holder} listens on its port {step.row.port}"
+
+
 def _capacity_kept(situation: Situation, plan: ReplicaPlan, rows: _Rows) -> Iterator[str]:
     """The count of READY rows falls below min(target, what it was) only by failures that were seen."""
     if not isinstance(situation.sighting, Seen):
@@ -196,7 +208,7 @@ def _capacity_kept(situation: Situation, plan: ReplicaPlan, rows: _Rows) -> Iter
 def _failure_seen(situation: Situation, row: Replica) -> bool:
     assert isinstance(situation.sighting, Seen), "checked by the caller"
     seen = situation.sighting.replicas.get(row.name)
-    if seen is None or not seen.alive:
+    if seen is None or not seen.alive or seen.port_holder is PortHolder.OTHER:
         return True
     pulse = situation.memory.pulses.get(row.name)
     probe = situation.probes.get(row.name)

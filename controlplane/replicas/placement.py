@@ -5,6 +5,7 @@ one node's failure costs the least); a node without a failed start lately; the t
 for large replicas). Inside a domain: an aligned block whose buddy is already broken, for the same reason.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -24,6 +25,9 @@ class PlacementRequest:
     """Replicas of the same deployment by node."""
     avoided: frozenset[NodeName]
     ports: tuple[int, int]
+    """First and last."""
+    ports_from: int
+    """The first that is tried; the search goes round."""
     refused_ports: Mapping[str, frozenset[int]]
     """By address."""
 
@@ -61,6 +65,14 @@ def place(request: PlacementRequest, ledger: GpuLedger) -> Placement | NoRoom:
     return NoRoom(_no_room(request, ledger))
 
 
+def first_port_tried(ports: tuple[int, int], seed: str) -> int:
+    """A port of the range that follows from the seed alone; the first one without a seed or a range."""
+    first, last = ports
+    if not seed or last <= first:
+        return first
+    return first + int.from_bytes(hashlib.sha256(seed.encode()).digest()) % (last - first + 1)
+
+
 def choose_gpus(node: NodeGpus, free: int, count: int) -> tuple[tuple[int, ...], int | None]:
     """`count` of the free GPUs of a node that has so many, and their NUMA domain when they share one."""
     near = [
@@ -96,7 +108,8 @@ def _best(request: PlacementRequest, ledger: GpuLedger, candidates: Iterator[Nod
 
 def _on_node(request: PlacementRequest, ledger: GpuLedger, name: NodeName) -> Placement | None:
     node = ledger.node(name)
-    port = ledger.lowest_free_port(node.address, request.ports, request.refused_ports.get(node.address, frozenset()))
+    refused = request.refused_ports.get(node.address, frozenset())
+    port = ledger.next_free_port(node.address, request.ports, request.ports_from, refused)
     if port is None:
         return None
     gpus, numa_domain = choose_gpus(node, ledger.free_mask(name), request.gpus)

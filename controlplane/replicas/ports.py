@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Protocol
 
 from controlplane.domain.deployment import LaunchTemplate
@@ -25,6 +26,19 @@ class LaunchSpec:
     template: LaunchTemplate
 
 
+class PortHolder(StrEnum):
+    """Who listens on a replica's port. An answer there is the replica's own only where it is OWN."""
+
+    OWN = "own"
+    """Processes of its group, and nobody else."""
+    NOBODY = "nobody"
+    """It has not come that far yet."""
+    OTHER = "other"
+    """Somebody else listens there, alone or as well."""
+    UNTOLD = "untold"
+    """This launcher or system cannot tell: answers are believed."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenReplica:
     """A replica that the engine's own list shows. `alive` is False when only remains of it are left."""
@@ -38,6 +52,14 @@ class SeenReplica:
     started_at: datetime
     exit_code: int | None = None
     """Known only for own children; never trusted as a verdict (a crashed vLLM exits 0)."""
+    port_holder: PortHolder = PortHolder.UNTOLD
+    port_stranger: str = ""
+    """Who else listens on the port, for people, e.g. `process 4711 (python3)`; with OTHER only."""
+
+    @property
+    def port_lost(self) -> bool:
+        """What answers on its port need not be the replica."""
+        return self.port_holder is PortHolder.OTHER
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The loop that makes running replicas out of wanted ones: observe, decide, lint, act, apply. See docs/replicas.md."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -10,6 +10,7 @@ from controlplane.domain.deployment import Deployment
 from controlplane.domain.event import EventKind
 from controlplane.domain.health import ProbeResult, ProbeVerdict
 from controlplane.domain.ports import Telemetry
+from controlplane.domain.reason import Reason
 from controlplane.domain.replica import Replica, ReplicaPhase
 from controlplane.domain.store import Claim, Store
 from controlplane.domain.telemetry import Fresh
@@ -41,7 +42,7 @@ from controlplane.replicas.ports import (
     TrafficUnseen,
 )
 from controlplane.replicas.standing import Situation
-from controlplane.replicas.steps import Forget, Kill, Launch, Release, ReplicaPlan, Reserve, Sleep, Terminate
+from controlplane.replicas.steps import Drain, Forget, Kill, Launch, Release, ReplicaPlan, Reserve, Sleep, Terminate
 from controlplane.replicas.stray_watch import StrayWatch
 from controlplane.runtime.hints import Hints
 from controlplane.runtime.reconciler import TickReport
@@ -77,9 +78,13 @@ class ReplicaReconciler:
         clock: Clock,
         hints: Hints,
         limits: Limits = DEFAULT_LIMITS,
+        ports: Callable[[], tuple[int, int]] | None = None,
         hint_loops: tuple[str, ...] = ("gateway",),
     ) -> None:
-        """`hint_loops` are woken when a row changed in a way that routing must follow."""
+        """`ports`: first and last of the present site, asked at each tick; None: as in `limits`.
+
+        `hint_loops` are woken when a row changed in a way that routing must follow.
+        """
         self._store = store
         self._launcher = launcher
         self._engines = engines
@@ -88,6 +93,7 @@ class ReplicaReconciler:
         self._clock = clock
         self._hints = hints
         self._limits = limits
+        self._ports = ports or (lambda: limits.ports)
         self._hint_loops = hint_loops
         self._executor = Executor(store=store, launcher=launcher, engines=engines, clock=clock)
         self._sightings = ObservationCache(launcher, clock)
@@ -148,7 +154,7 @@ class ReplicaReconciler:
             probes={},
             engines=telemetry.engines,
             gateway_servers=telemetry.gateway.value.servers if isinstance(telemetry.gateway, Fresh) else {},
-            limits=self._limits,
+            limits=replace(self._limits, ports=self._ports()),
         )
         memory = feel_pulses(memory, replicas, vitals_of(situation), now)
         return await self._ask(replace(situation, memory=memory))
@@ -236,6 +242,8 @@ class ReplicaReconciler:
         for step in plan.steps:
             if isinstance(step, Release | Terminate | Kill) and step.failed_start:
                 memory = note_failed_start(memory, step.row, self._limits, now)
+            if isinstance(step, Drain | Terminate) and step.reason is Reason.PORT_LOST:
+                memory = self._note_lost_port(memory, step.row, situation)
         for answer in answers:
             memory = self._learn(memory, answer, situation, now)
         known = {**self._refused_ports, **memory.refused_ports}
@@ -247,13 +255,19 @@ class ReplicaReconciler:
         match answer.step:
             case Launch(pending_row=row) if isinstance(answer.launch, LaunchResult.Refused):
                 if answer.launch.port_taken:
-                    address = situation.nodes[row.node].spec.address
-                    return note_refused_port(memory, address, row.port, self._limits, now)
+                    return self._note_lost_port(memory, row, situation)
                 return note_failed_start(memory, row, self._limits, now)
             case Sleep(draining_row=row) if not answer.asleep:
                 return note_sleep_refused(memory, row.name, now)
             case _:
                 return memory
+
+    def _note_lost_port(self, memory: Memory, row: Replica, situation: Situation) -> Memory:
+        """A node that left the site has no ports to spare."""
+        node = situation.nodes.get(row.node)
+        if node is None:
+            return memory
+        return note_refused_port(memory, node.spec.address, row.port, self._limits, situation.now)
 
 
 def _on_fleet(situation: Situation, fleet: Fleet) -> Situation:

@@ -19,7 +19,9 @@ from controlplane.replicas.limits import DEFAULT_LIMITS, Limits
 from controlplane.replicas.memory import Memory, silent_for
 from controlplane.replicas.ports import Seen, SeenReplica, Sighting, TrafficSeen, TrafficSighting
 
-SICK_REASONS: Final = frozenset({Reason.HUNG, Reason.UNHEALTHY})
+SILENT_REASONS: Final = frozenset({Reason.HUNG, Reason.UNHEALTHY})
+"""Why a replica may be drained whose requests in flight will not finish."""
+SICK_REASONS: Final = SILENT_REASONS | {Reason.PORT_LOST}
 """Why a replica may be drained that must not come back by an undrain."""
 _COMING: Final = frozenset({ReplicaPhase.PENDING, ReplicaPhase.STARTING, ReplicaPhase.WAKING})
 
@@ -78,6 +80,11 @@ class Standing:
     """A probe failed and nothing has proved it well since: in service still, but not to be relied on."""
     server: ServerTraffic | None
     """The gateway's live word; None when not asked, not answered or not routed."""
+
+    @property
+    def port_lost(self) -> bool:
+        """Somebody else may answer in its place."""
+        return self.seen is not None and self.seen.port_lost
 
     @property
     def keepable(self) -> bool:
@@ -141,7 +148,7 @@ def _stand(situation: Situation, replica: Replica) -> Standing:
     seen = situation.sighting.replicas.get(replica.name) if isinstance(situation.sighting, Seen) else None
     outlook = outlook_of(situation.nodes.get(replica.node))
     process = _process(situation, replica, seen, outlook)
-    sick, sentence = _sickness(situation, replica, process)
+    sick, sentence = _sickness(situation, replica, process, seen)
     server: ServerTraffic | None = None
     if isinstance(situation.traffic, TrafficSeen):
         server = situation.traffic.servers.get(endpoint_of(replica, situation.nodes))
@@ -176,10 +183,20 @@ def _is_doubtful(situation: Situation, replica: Replica) -> bool:
     return pulse is not None and pulse.probe_failures > 0
 
 
-def _sickness(situation: Situation, replica: Replica, process: ProcessState) -> tuple[Reason | None, str]:
+def port_sentence(replica: Replica, seen: SeenReplica) -> str:
+    """Why what answers there is not believed."""
+    stranger = seen.port_stranger or "somebody else"
+    return f"{stranger} listens on its port {replica.port}: an answer there may not be its own"
+
+
+def _sickness(
+    situation: Situation, replica: Replica, process: ProcessState, seen: SeenReplica | None
+) -> tuple[Reason | None, str]:
     """Hung: no progress for long and probes fail. Neither /health nor a single failed probe is enough."""
     if replica.phase is not ReplicaPhase.READY or process is not ProcessState.RUNNING:
         return None, ""
+    if seen is not None and seen.port_lost:
+        return Reason.PORT_LOST, port_sentence(replica, seen)
     probe = situation.probes.get(replica.name)
     if probe is not None and probe.verdict is ProbeVerdict.ASLEEP:
         return Reason.SLEPT, "its engine sleeps although it should serve"

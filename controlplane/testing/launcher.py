@@ -7,7 +7,16 @@ from typing import Final
 
 from controlplane.kernel.effects import Clock
 from controlplane.kernel.ids import ReplicaName
-from controlplane.replicas.ports import LaunchOutcome, LaunchResult, LaunchSpec, Seen, SeenReplica, Sighting, Unseen
+from controlplane.replicas.ports import (
+    LaunchOutcome,
+    LaunchResult,
+    LaunchSpec,
+    PortHolder,
+    Seen,
+    SeenReplica,
+    Sighting,
+    Unseen,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +80,7 @@ class FakeLauncher:
         self.refusal: str | None = None
         """Why nothing can be launched."""
         self.foreign_ports: set[int] = set()
-        """Held by somebody else's process."""
+        """Held by somebody else's process, also if it came after one of ours was launched there."""
         self.on_signal: Callable[[FakeProcess, str], None] = lambda _process, _signal: None
         """Called before a signal reaches a living leader: a checker's place."""
 
@@ -79,7 +88,7 @@ class FakeLauncher:
         if self.blind is not None:
             return Unseen(self.blind)
         self.settle()
-        return Seen({name: _seen(process) for name, process in self.processes.items()})
+        return Seen({name: self._seen(process) for name, process in self.processes.items()})
 
     async def launch(self, spec: LaunchSpec) -> LaunchOutcome:
         self.settle()
@@ -142,13 +151,20 @@ class FakeLauncher:
     def misbehave(self, name: ReplicaName, behaviour: Behaviour) -> None:
         self.processes[name].behaviour = replace(behaviour, load=self.processes[name].behaviour.load)
 
+    def _seen(self, process: FakeProcess) -> SeenReplica:
+        lost = process.alive and process.spec.port in self.foreign_ports
+        return SeenReplica(
+            name=process.spec.name,
+            node=process.spec.node,
+            port=process.spec.port,
+            gpus=process.spec.gpus,
+            alive=process.alive,
+            started_at=process.started_at,
+            port_holder=PortHolder.OTHER if lost else self._holder(process),
+            port_stranger="process 4711 (stranger)" if lost else "",
+        )
 
-def _seen(process: FakeProcess) -> SeenReplica:
-    return SeenReplica(
-        name=process.spec.name,
-        node=process.spec.node,
-        port=process.spec.port,
-        gpus=process.spec.gpus,
-        alive=process.alive,
-        started_at=process.started_at,
-    )
+    def _holder(self, process: FakeProcess) -> PortHolder:
+        """An engine listens once it has loaded."""
+        loaded = self._clock.now() - process.started_at >= process.behaviour.load
+        return PortHolder.OWN if process.alive and loaded else PortHolder.NOBODY

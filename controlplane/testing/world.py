@@ -40,6 +40,8 @@ _RESTART_STEPS: Final = 4
 """A killed control plane is away for two seconds."""
 _EXCUSED: Final = frozenset({Reason.DRAIN_TIMED_OUT, Reason.HUNG, Reason.UNHEALTHY, Reason.STOP_FORCED})
 """Ends of replicas that may have requests in flight."""
+_LOST: Final = _EXCUSED | {Reason.PORT_LOST}
+"""Why a replica is in service no longer although its process works."""
 
 
 class NoHints:
@@ -130,6 +132,7 @@ class ReplicaWorld:
         in_service = self._in_service(before)
         await self._run_loop()
         await self._check(in_service)
+        self._check_answers(before, await self.rows())
 
     async def steps(self, count: int) -> None:
         for _ in range(count):
@@ -252,10 +255,18 @@ class ReplicaWorld:
                 self._break(f"{deployment.name}: {len(kept)} of {len(working)} stay in service, promised {floor}")
 
     def _works_on(self, name: ReplicaName, row: Replica | None) -> bool:
-        """Neither dead nor just found out to hang: whoever takes it out of service now does so by choice."""
+        """Neither dead nor just found out to hang or to share its port: whoever takes it away now does so by choice."""
         process = self.launcher.processes.get(name)
-        found_out = row is not None and row.reason in _EXCUSED
+        found_out = row is not None and row.reason in _LOST
         return process is not None and process.looks_up(self.clock.now()) and not found_out
+
+    def _check_answers(self, before: Sequence[Replica], after: Sequence[Replica]) -> None:
+        """Nothing comes into service on a port where somebody else may answer."""
+        served = {row.name for row in before if row.phase is ReplicaPhase.READY}
+        for row in after:
+            comes = row.phase is ReplicaPhase.READY and row.name not in served
+            if comes and row.port in self.launcher.foreign_ports:
+                self._break(f"{row.name} serves on port {row.port}, which is somebody else's")
 
     def _check_places(self) -> None:
         held: Counter[tuple[str, int]] = Counter()

@@ -214,6 +214,18 @@ async def test_a_taken_port_is_told_apart(bench: Bench) -> None:
     assert await seen(bench) is None
 
 
+async def test_a_stranger_that_takes_the_port_after_the_launch_is_told(bench: Bench) -> None:
+    spec = bench.spec()
+    await bench.launcher.launch(spec)
+    before = await until_running(bench)
+    assert not before.port_lost
+    bench.occupy(spec.port)
+    after = await seen(bench)
+    assert after is not None
+    assert after.port_lost
+    assert "process" in after.port_stranger
+
+
 async def test_there_is_no_log_of_what_never_ran(bench: Bench) -> None:
     assert await bench.launcher.log_tail(ReplicaName("qd-none-0a1b2c3d-0"), 5) == []
 

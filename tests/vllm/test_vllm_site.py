@@ -1,7 +1,7 @@
 """A site file with real vLLM servers, run as a user runs it: `up`, a question, a kill of the control plane, `down`.
 
-The weights' repository is found where an offline machine has it: in the model hub's cache, here with the tiny model
-under the catalog model's name. The GPU is played by a node agent, since vLLM's CPU build needs none.
+The weights are in a folder, as on a machine without a network: a tiny model in the place of the catalog's. The GPU is
+played by a node agent, since vLLM's CPU build needs none.
 """
 
 import json
@@ -23,7 +23,6 @@ import pytest
 
 from controlplane.adapters.instance import read_note
 from controlplane.adapters.launchers.local.launcher import LocalLauncher
-from controlplane.catalog.files import load_catalog
 from tests.vllm.vllm_lab import ARGUMENTS, ENVIRONMENT, end_all, find_vllm, free_port, processes_of
 
 pytestmark = [pytest.mark.vllm, pytest.mark.e2e, pytest.mark.xdist_group("vllm"), pytest.mark.timeout(300)]
@@ -47,6 +46,7 @@ engines:
 deployments:
   - name: chat
     model: {model}
+    weights: {weights}
     precision: bf16
     context: 1024
     max_num_seqs: 16
@@ -109,27 +109,17 @@ def fetched(request: urllib.request.Request) -> Any:
         return json.load(response)
 
 
-def write_hub_cache(folder: Path, model: Path) -> None:
-    """The cache's own layout: refs, and a snapshot per commit."""
-    repository = load_catalog().model(MODEL).repo
-    place = folder / "hub" / f"models--{repository.replace('/', '--')}"
-    commit = "0" * 40
-    (place / "refs").mkdir(parents=True)
-    (place / "refs" / "main").write_text(commit, encoding="utf-8")
-    shutil.copytree(model, place / "snapshots" / commit)
-
-
 def write_site(run: Run, agent_url: str) -> Path:
     vllm = find_vllm()
-    write_hub_cache(run.folder / "hf", vllm.model)
     first = free_port()
     site = run.folder / "site.yaml"
     text = SITE.format(
         agent_url=agent_url,
         program=vllm.program,
-        env=json.dumps({**ENVIRONMENT, "HF_HOME": str(run.folder / "hf")}),
+        env=json.dumps(dict(ENVIRONMENT)),
         args=json.dumps({**ARGUMENTS, "enforce-eager": True}),
         model=MODEL,
+        weights=vllm.model,
         first_port=first,
         last_port=min(first + 20, 65535),
     )

@@ -108,6 +108,7 @@ def _deployment(section: DeploymentSection, engines: Sequence[EngineSpec], taken
     return DeploymentSpec(
         name=DeploymentName(section.name),
         model=ModelId(section.model),
+        weights=section.weights,
         served_names=tuple(ServedName(name) for name in _served_names(section, taken)),
         replicas_min=section.replicas.min,
         replicas_max=section.replicas.max,

@@ -13,7 +13,7 @@ from controlplane.adapters.sitefile.references import NODE_NAME_CHARACTERS_MAX, 
 from controlplane.adapters.sitefile.schema import Gateway, ReplicaPorts, Telemetry
 
 OWNED_ARGUMENTS: Final = {
-    "model": "model",
+    "model": "weights",
     "revision": "revision",
     "served-model-name": "served_names",
     "tensor-parallel-size": "tensor_parallel",
@@ -47,6 +47,7 @@ def rule_findings(data: Plain) -> Iterator[Finding]:
     for path, deployment in entries(data, "deployments"):
         yield from _replicas(path, deployment)
         yield from _arguments((*path, "engine_args"), section(deployment, "engine_args"))
+        yield from _weights(path, deployment)
         yield from _playable(path, deployment, data)
     yield from _ports(data)
     yield from _telemetry(section(data, "telemetry"))
@@ -134,6 +135,14 @@ def _replicas(path: Path, deployment: Entry) -> Iterator[Finding]:
             if deployment.get(key) is not None:
                 hint = f"set replicas.min: 0, or delete {key}"
                 yield _needless((*path, key), f"{key} with replicas.min {low}", "it only with replicas.min: 0", hint)
+
+
+def _weights(path: Path, deployment: Entry) -> Iterator[Finding]:
+    """A folder has no revisions."""
+    weights = text(deployment, "weights")
+    if weights is not None and weights.startswith("/") and deployment.get("revision") is not None:
+        hint = "delete revision, or name a repository in weights"
+        yield _needless((*path, "revision"), "revision with weights in a folder", "it only with a repository", hint)
 
 
 def _playable(path: Path, deployment: Entry, data: Plain) -> Iterator[Finding]:

@@ -25,6 +25,7 @@ from controlplane.adapters.sitefile.values import (
     Port,
     SecretReference,
     ServedModelName,
+    Weights,
     expected,
 )
 from controlplane.kernel.units import GIB, KIB, MIB
@@ -181,8 +182,10 @@ class DeploymentSection(Section):
     """Name of the deployment; also its first served name."""
     model: ModelName = Field(examples=["llama-3.1-8b"])
     """Which model: a name of the model catalog."""
+    weights: Weights | None = Field(default=None, examples=["/models/llama-3.1-8b-mine"])
+    """What the engine loads, of the shape of `model`: a folder, or a repository of the hub; left out: the catalog's."""
     revision: FilledText | None = None
-    """Commit or tag of the model's repository; left out, the newest."""
+    """Commit or tag of the repository; left out, the newest."""
     served_names: list[ServedModelName] | None = Field(default=None, min_length=1, max_length=64)
     """Values of a request's `model` that come here; left out: the name, and the model's where no other has it."""
     replicas: Replicas = Field(examples=[{"min": 1, "max": 4}])

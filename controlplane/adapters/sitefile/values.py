@@ -48,6 +48,14 @@ HttpUrl = Annotated[
     StringConstraints(pattern=r"^https?://[A-Za-z0-9\[][^\s@]{0,1999}$"),
     Field(json_schema_extra=expected("an http:// or https:// URL without user and password")),
 ]
+Weights = Annotated[
+    str,
+    # A hub allows 96 characters on each side; a path has no control characters, and no braces, which launchers fill in.
+    StringConstraints(
+        pattern=r"^(?:/[^\x00-\x1f\x7f{}]{1,4095}|[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95})$"
+    ),
+    Field(json_schema_extra=expected("an absolute path of a folder, or a repository of the model hub as ORG/NAME")),
+]
 FilledText = Annotated[
     str,
     StringConstraints(min_length=1, max_length=4096),

@@ -36,7 +36,7 @@ async def test_history_is_kept_for_its_time_and_then_goes() -> None:
     assert await loop.resources() == ["site"]
     report = await loop.tick("site", claim)
     assert report.changed
-    assert report.sentence == "deleted 1 rows of old history"
+    assert report.sentence == "rows of old history deleted: 1"
     assert not (await loop.tick("site", claim)).changed
     async with store.transaction() as tx:
         assert [event.event.sentence for event in await tx.events()] == [str(timedelta(days=29))]

@@ -114,11 +114,20 @@ def test_arguments_of_the_deployment_win_over_those_of_the_engine() -> None:
     assert "--enable-prefix-caching" not in planned.launch.argv
 
 
-def test_a_fine_tune_of_the_same_shape_brings_its_own_weights() -> None:
-    planned = plan(replace(spec(), engine_args=(("model", "/models/mine"),)))
+@pytest.mark.parametrize("weights", ["/models/mine", "our-team/llama-3-8b-support"])
+@pytest.mark.parametrize("engine", [VLLM, SIMULATED])
+def test_weights_of_its_own_change_what_is_loaded_and_nothing_else(engine: EngineSpec, weights: str) -> None:
+    usual, planned = plan(spec(), engine), plan(replace(spec(), weights=weights), engine)
+    place = planned.launch.argv.index(weights)
 
-    assert planned.launch.argv[2] == "/models/mine"
-    assert "--model" not in planned.launch.argv
+    assert place == 2 if engine is VLLM else 3
+    assert planned.launch.argv[:place] + planned.launch.argv[place + 1 :] == (
+        usual.launch.argv[:place] + usual.launch.argv[place + 1 :]
+    )
+    assert planned.revision != usual.revision
+    as_usual = replace(planned, revision=usual.revision, launch=usual.launch, proof=usual.proof)
+    assert as_usual == usual
+    assert f"weights: {weights}, taken to have the shape of {spec().model}" in planned.proof
 
 
 def test_an_engine_command_replaces_the_program() -> None:
@@ -228,6 +237,7 @@ def test_a_given_context_saves_gpus() -> None:
         (lambda s: replace(s, context_tokens=9000), VLLM, "context", "at most 8192"),
         (lambda s: replace(s, pool=PoolName("nowhere")), VLLM, "pool", "one of b200"),
         (lambda s: replace(s, engine_args=(("max-model-len", "1"),)), VLLM, "engine_args.max-model-len", "set context"),
+        (lambda s: replace(s, engine_args=(("model", "/mine"),)), VLLM, "engine_args.model", "set weights"),
         (
             lambda s: replace(s, engine_args=(("kv-cache-dtype", "int1"),)),
             VLLM,
@@ -297,13 +307,14 @@ def test_a_revision_changes_with_all_that_needs_a_restart_and_with_nothing_else(
         plan(replace(spec(), context_tokens=4096)).revision,
         plan(replace(spec(), engine_args=(("seed", "1"),))).revision,
         plan(replace(spec(), adapters=(("law", "/models/law"),))).revision,
+        plan(replace(spec(), weights="/models/mine")).revision,
         plan(spec(), replace(VLLM, env=(("A", "1"),))).revision,
         plan(spec(), replace(VLLM, command=("other",))).revision,
         plan(spec(), SIMULATED).revision,
     }
 
     assert same.revision == first.revision
-    assert len(others) == 8
+    assert len(others) == 9
     assert first.revision not in others
     assert len(first.revision) == 8
 

@@ -49,6 +49,7 @@ SPECS: st.SearchStrategy[DeploymentSpec] = st.builds(
     context_tokens=st.none() | COUNTS,
     max_num_seqs=st.none() | COUNTS,
     engine_args=PAIRS,
+    weights=st.none() | WORDS,
     adapters=PAIRS,
     idle_after=st.none() | DURATIONS,
     idle_mode=st.sampled_from(IdleMode),
@@ -168,11 +169,12 @@ def test_any_text_becomes_storable(text: str) -> None:
 
 def test_fields_of_other_versions() -> None:
     plain = json.loads(codecs.DEPLOYMENT_SPEC.encode(make_spec()))
-    for later_field in ("slo", "engine", "adapters", "accept_license"):
+    for later_field in ("slo", "engine", "adapters", "accept_license", "weights"):
         del plain[later_field]
     plain["not_yet_known"] = {"a": 1}
     spec = codecs.DEPLOYMENT_SPEC.decode(json.dumps(plain))
     assert (spec.slo, spec.engine, spec.adapters, spec.accept_license) == (Slo(), "default", (), False)
+    assert spec.weights is None
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"name":"a"}', '{"paused":7}'])

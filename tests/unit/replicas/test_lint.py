@@ -10,11 +10,23 @@ from controlplane.domain.reason import Reason
 from controlplane.domain.replica import Replica, ReplicaPhase
 from controlplane.replicas.lint import lint_plan
 from controlplane.replicas.plan import plan_replicas
-from controlplane.replicas.ports import TrafficSeen, Unseen
+from controlplane.replicas.ports import PortHolder, Seen, TrafficSeen, Unseen
 from controlplane.replicas.standing import Situation
-from controlplane.replicas.steps import Drain, Forget, Kill, Launch, Reserve, Retire, Sleep, Step, Terminate, Undrain
+from controlplane.replicas.steps import (
+    Drain,
+    Forget,
+    Kill,
+    Launch,
+    MarkReady,
+    Reserve,
+    Retire,
+    Sleep,
+    Step,
+    Terminate,
+    Undrain,
+)
 from controlplane.testing.builders import make_deployment, make_node, make_replica, paused
-from controlplane.testing.situations import NOW, make_situation
+from controlplane.testing.situations import NOW, make_situation, seen_of
 from controlplane.testing.traffic import server
 
 
@@ -48,6 +60,16 @@ def test_capacity_below_the_promise() -> None:
     assert "at least 2 must stay" in findings(make_situation(rows), drain(rows[0]))
     spare = make_situation(rows, deployment=make_deployment(wanted=1))
     assert findings(spare, drain(rows[0])) == ""
+
+
+@pytest.mark.parametrize("holder", [PortHolder.OTHER, PortHolder.NOBODY])
+def test_serving_on_a_port_that_is_not_its_own(holder: PortHolder) -> None:
+    row = replace(ready(1)[0], phase=ReplicaPhase.STARTING)
+    step = MarkReady(row=replace(row, phase=ReplicaPhase.READY), reason=Reason.PROBE_PASSED, sentence="")
+    situation = make_situation([row])
+    assert findings(situation, step) == ""
+    seen = Seen({row.name: replace(seen_of(row), port_holder=holder)})
+    assert f"although {holder} listens on its port" in findings(replace(situation, sighting=seen), step)
 
 
 def test_a_change_while_blind() -> None:

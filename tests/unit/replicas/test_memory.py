@@ -3,9 +3,12 @@
 from dataclasses import replace
 from datetime import timedelta
 
+import pytest
+
 from controlplane.domain.event import Event, EventKind, NewEvent
 from controlplane.domain.health import ProbeResult, ProbeVerdict
 from controlplane.domain.reason import Reason
+from controlplane.domain.replica import ReplicaPhase
 from controlplane.domain.telemetry import EngineSample, Fresh, Histogram, Missing
 from controlplane.kernel.ids import RevisionId
 from controlplane.replicas.attention import needs_traffic, replicas_to_probe
@@ -24,8 +27,9 @@ from controlplane.replicas.memory import (
     note_refused_port,
     silent_for,
 )
+from controlplane.replicas.ports import PortHolder, Seen
 from controlplane.testing.builders import REVISION, make_deployment, make_replica
-from controlplane.testing.situations import NOW, make_situation
+from controlplane.testing.situations import NOW, make_situation, seen_of
 from controlplane.testing.traffic import server
 
 ROW = make_replica()
@@ -193,6 +197,23 @@ def test_only_suspicious_replicas_are_probed() -> None:
     just_probed = Memory(pulses={ROW.name: Pulse(moved_at=NOW, probed_at=NOW - timedelta(seconds=4))})
     assert replicas_to_probe(make_situation([ROW], memory=just_probed)) == ()
     assert replicas_to_probe(make_situation([ROW], gone=[ROW.name])) == ()
+
+
+@pytest.mark.parametrize(
+    ("phase", "holder", "asked"),
+    [
+        (ReplicaPhase.STARTING, PortHolder.OWN, True),
+        (ReplicaPhase.STARTING, PortHolder.UNTOLD, True),
+        (ReplicaPhase.STARTING, PortHolder.NOBODY, False),
+        (ReplicaPhase.STARTING, PortHolder.OTHER, False),
+        (ReplicaPhase.READY, PortHolder.NOBODY, True),
+        (ReplicaPhase.READY, PortHolder.OTHER, False),
+    ],
+)
+def test_only_the_replica_itself_is_probed(phase: ReplicaPhase, holder: PortHolder, *, asked: bool) -> None:
+    row = replace(ROW, phase=phase)
+    seen = Seen({row.name: replace(seen_of(row), port_holder=holder)})
+    assert replicas_to_probe(make_situation([row], sighting=seen)) == ((row,) if asked else ())
 
 
 def test_the_gateway_is_asked_only_where_something_may_go() -> None:

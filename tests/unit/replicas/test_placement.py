@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from controlplane.domain.node import Node, NodeState
 from controlplane.kernel.ids import NodeName, PoolName
 from controlplane.replicas.ledger import GpuLedger, gpus_of, mask_of
-from controlplane.replicas.placement import NoRoom, Placement, PlacementRequest, choose_gpus, place, shelves_for
+from controlplane.replicas.placement import (
+    NoRoom,
+    Placement,
+    PlacementRequest,
+    choose_gpus,
+    first_port_tried,
+    place,
+    shelves_for,
+)
 from controlplane.testing.builders import make_deployment, make_node, make_replica
 
 PORTS = (20000, 20009)
@@ -23,6 +31,7 @@ def request(
     neighbours: dict[str, int] | None = None,
     avoided: tuple[str, ...] = (),
     refused_ports: tuple[int, ...] = (),
+    ports_from: int = PORTS[0],
 ) -> PlacementRequest:
     return PlacementRequest(
         gpus=gpus,
@@ -30,6 +39,7 @@ def request(
         neighbours={NodeName(name): times for name, times in (neighbours or {}).items()},
         avoided=frozenset(NodeName(name) for name in avoided),
         ports=PORTS,
+        ports_from=ports_from,
         refused_ports={"127.0.0.1": frozenset(refused_ports)},
     )
 
@@ -106,6 +116,37 @@ def test_ports_are_unique_per_address_and_skip_refused_ones() -> None:
     rows = [make_replica(node="node-2", gpus=(0,), port=20000)]
     ledger = GpuLedger([make_node("node-1"), make_node("node-2")], rows)
     assert placed(ledger, request(ledger, refused_ports=(20001,))).port == 20002
+
+
+def test_the_search_for_a_port_begins_where_it_is_told_and_goes_round() -> None:
+    rows = [make_replica(gpus=(0,), port=20008)]
+    ledger = GpuLedger([make_node("node-1")], rows)
+    assert placed(ledger, request(ledger, ports_from=20008)).port == 20009
+    assert placed(ledger, request(ledger, ports_from=20008, refused_ports=(20009,))).port == 20000
+    everything = tuple(range(20000, 20010))
+    assert isinstance(place(request(ledger, ports_from=20004, refused_ports=everything), ledger), NoRoom)
+
+
+@given(st.integers(1, 65535), st.integers(0, 2000), st.text(max_size=20))
+def test_the_first_port_tried_is_of_the_range_and_follows_from_the_seed(first: int, more: int, seed: str) -> None:
+    ports = (first, min(first + more, 65535))
+    tried = first_port_tried(ports, seed)
+    assert ports[0] <= tried <= ports[1]
+    assert tried == first_port_tried(ports, seed)
+
+
+def test_two_sites_begin_far_apart_and_one_without_a_mark_at_the_first() -> None:
+    assert first_port_tried((20000, 20999), "") == 20000
+    tried = {first_port_tried((20000, 20999), f"site-{number}") for number in range(50)}
+    assert len(tried) > 40
+
+
+@given(st.sets(st.integers(20000, 20009)), st.integers(20000, 20009))
+def test_a_port_is_found_exactly_when_one_is_free(held: set[int], start: int) -> None:
+    ledger = GpuLedger([make_node("node-1")], [])
+    found = ledger.next_free_port("127.0.0.1", PORTS, start, held)
+    free = [port for port in [*range(start, 20010), *range(20000, start)] if port not in held]
+    assert found == (free[0] if free else None)
 
 
 def test_no_room_says_what_is_free_where() -> None:

@@ -14,8 +14,9 @@ from controlplane.kernel.ids import RevisionId
 from controlplane.replicas.limits import DEFAULT_LIMITS
 from controlplane.replicas.lint import lint_plan
 from controlplane.replicas.memory import Breaker, Memory, Pulse
+from controlplane.replicas.placement import first_port_tried
 from controlplane.replicas.plan import plan_replicas
-from controlplane.replicas.ports import Seen, TrafficSeen, TrafficUnseen, Unseen
+from controlplane.replicas.ports import PortHolder, Seen, TrafficSeen, TrafficUnseen, Unseen
 from controlplane.replicas.standing import Situation
 from controlplane.replicas.steps import (
     Adopt,
@@ -294,6 +295,64 @@ def test_neither_one_failed_probe_nor_a_short_silence_is_a_hang(failures: int, s
     rows = ready(2)
     memory = sick(rows[0], failures=failures, silent=timedelta(seconds=silent_s))
     assert kinds(plan(make_situation(rows, memory=memory))) == []
+
+
+def lost(row: Replica) -> Seen:
+    """Somebody else listens on its port."""
+    seen = replace(seen_of(row), port_holder=PortHolder.OTHER, port_stranger="process 7 (vllm)")
+    return Seen({row.name: seen})
+
+
+@pytest.mark.parametrize(
+    ("phase", "counted"),
+    [(ReplicaPhase.STARTING, True), (ReplicaPhase.WAKING, False), (ReplicaPhase.SLEEPING, False)],
+)
+def test_a_lost_port_ends_what_is_not_in_service_whatever_a_probe_says(phase: ReplicaPhase, *, counted: bool) -> None:
+    row = one(phase)
+    made = plan(make_situation([row], deployment=wanting(1), sighting=lost(row), probes={row.name: PASSED}))
+    step = only(made, Terminate)
+    assert (step.reason, step.failed_start) == (Reason.PORT_LOST, counted)
+    assert "process 7 (vllm) listens on its port 20000" in step.sentence
+    assert only(made, Reserve).row.port == 20001
+
+
+def test_a_served_replica_whose_port_is_lost_is_drained_and_replaced() -> None:
+    row = ready(1)[0]
+    made = plan(make_situation([row], deployment=wanting(1), sighting=lost(row)))
+    step = only(made, Drain)
+    assert (step.reason, step.row.sleep_after_drain) == (Reason.PORT_LOST, False)
+    assert kinds(made) == ["Drain", "Reserve", "Launch"]
+
+
+def test_a_lost_port_neither_sleeps_nor_comes_back() -> None:
+    row = replace(one(ReplicaPhase.DRAINING), sleep_after_drain=True)
+    idle = make_situation([row], deployment=wanting(0, sleeps=True), sighting=lost(row))
+    assert kinds(plan(idle)) == ["Terminate"]
+    wanted = make_situation([row], deployment=wanting(1, sleeps=True), sighting=lost(row), probes={row.name: PASSED})
+    assert "Undrain" not in kinds(plan(wanted))
+    after = replace(one(ReplicaPhase.DRAINING), reason=Reason.PORT_LOST)
+    assert "Undrain" not in kinds(plan(make_situation([after], deployment=wanting(1))))
+
+
+def test_the_drain_of_a_lost_port_gives_requests_in_flight_their_time() -> None:
+    since = NOW - 2 * DEFAULT_LIMITS.hung_drain
+    row = replace(one(ReplicaPhase.DRAINING), reason=Reason.PORT_LOST, phase_since=since)
+    traffic = TrafficSeen({"127.0.0.1:20000": server("DRAIN", in_flight=3)})
+    assert "Terminate" not in kinds(plan(make_situation([row], deployment=wanting(0), traffic=traffic)))
+
+
+def test_a_start_that_never_listened_says_so_when_it_is_given_up() -> None:
+    row = replace(one(ReplicaPhase.STARTING), launched_at=NOW - timedelta(hours=9))
+    silent = Seen({row.name: replace(seen_of(row), port_holder=PortHolder.NOBODY)})
+    step = only(plan(make_situation([row], deployment=wanting(1), sighting=silent)), Terminate)
+    assert "does not listen on its port 20000 yet" in step.sentence
+
+
+def test_the_search_for_a_port_follows_from_the_sites_mark() -> None:
+    limits = replace(DEFAULT_LIMITS, port_seed="0123456789abcdef")
+    chosen = [only(plan(make_situation(deployment=wanting(1), limits=limits)), Reserve).row.port for _ in range(2)]
+    assert chosen == [first_port_tried(limits.ports, limits.port_seed)] * 2
+    assert chosen[0] != limits.ports[0]
 
 
 def test_of_many_hung_replicas_one_goes_at_a_time() -> None:

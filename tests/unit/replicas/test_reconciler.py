@@ -1,6 +1,7 @@
 """The shell around the plan: what it remembers, tells, retries and refuses. On the in-memory store and fakes."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
@@ -41,7 +42,7 @@ async def events(world: ReplicaWorld, reason: Reason) -> list[Event]:
         return [event for event in await tx.events(limit=1000) if event.event.reason is reason]
 
 
-def reconciler(world: ReplicaWorld) -> ReplicaReconciler:
+def reconciler(world: ReplicaWorld, ports: Callable[[], tuple[int, int]] | None = None) -> ReplicaReconciler:
     return ReplicaReconciler(
         store=world.store,
         launcher=world.launcher,
@@ -50,6 +51,7 @@ def reconciler(world: ReplicaWorld) -> ReplicaReconciler:
         telemetry=world.telemetry,
         clock=world.clock,
         hints=NoHints(),
+        ports=ports,
     )
 
 
@@ -127,6 +129,44 @@ async def test_a_taken_port_is_avoided_at_the_next_try_and_is_no_failed_start() 
     refused = await events(world, Reason.LAUNCH_REFUSED)
     assert len(refused) == 2
     assert all("failed_start_revision" not in dict(event.event.data) for event in refused)
+
+
+async def test_a_port_lost_while_the_engine_loads_is_told_and_the_next_start_takes_another() -> None:
+    world = await new_world(behaviour=Behaviour(load=timedelta(seconds=5)))
+    await world.want(CHAT, 1)
+    await world.steps(4)
+    world.launcher.foreign_ports = {20000}
+    await world.settle()
+    (row,) = await world.rows()
+    assert row.port not in world.launcher.foreign_ports
+    (lost,) = await events(world, Reason.PORT_LOST)
+    assert "(stranger) listens on its port 20000" in lost.event.sentence
+    assert await events(world, Reason.LAUNCH_REFUSED) == []
+    assert world.broken == []
+
+
+async def test_a_stranger_on_the_port_of_a_serving_replica_takes_it_out_of_service() -> None:
+    world = await new_world()
+    await world.want(CHAT, 2)
+    await world.settle()
+    world.launcher.foreign_ports = {20001}
+    await world.steps(1)
+    await world.settle()
+    assert sorted(row.port for row in await world.rows()) == [20000, 20002]
+    assert len(await events(world, Reason.PORT_LOST)) == 1
+    assert world.broken == []
+
+
+async def test_the_ports_of_the_present_site_are_used() -> None:
+    world = await new_world()
+    ports = (30000, 30009)
+    await world.want(CHAT, 1)
+    loop = reconciler(world, lambda: ports)
+    await loop.tick("chat", await claim_of(world, "chat"))
+    ports = (40000, 40009)
+    await world.want(CHAT, 2)
+    await loop.tick("chat", await claim_of(world, "chat"))
+    assert sorted(row.port for row in await world.rows()) == [30000, 40000]
 
 
 async def test_a_refused_launch_says_why_and_feeds_the_breaker() -> None:

@@ -83,6 +83,7 @@ engines:
 deployments:
   - name: chat
     model: llama-3.1-8b
+    weights: our-team/llama-3.1-8b-support
     revision: 0e9e39f
     served_names: [chat, gpt-4o]
     replicas: {min: 0, max: 4}
@@ -138,6 +139,7 @@ load:
     assert (chat.idle_mode, chat.pool, chat.precision) == (IdleMode.SLEEP, PoolName("real"), "fp8")
     assert (chat.tensor_parallel, chat.context_tokens, chat.max_num_seqs) == (2, 16384, 64)
     assert chat.engine_args == (("revision", "0e9e39f"), ("block-size", "32"))
+    assert chat.weights == "our-team/llama-3.1-8b-support"
     assert chat.adapters == (("chat-legal", "/srv/adapters/legal"),)
     assert chat.accept_license
     assert chat.slo == Slo(
@@ -263,6 +265,15 @@ def test_sections(text: str, field: str, found: str, hint: str, place: tuple[int
         (ONE + "    slo: {ttft: {p50: 2h}}\n", "slo.ttft.p50", '"2h"', (8, 23)),
         (ONE + "    engine_args: {port: 1}\n", "engine_args.port", "port", (8, 19)),
         (ONE + "    engine_args: {max_model_len: 1}\n", "engine_args.max_model_len", "", (8, 19)),
+        (ONE + "    engine_args: {model: /models/mine}\n", "engine_args.model", "model", (8, 19)),
+        (ONE + "    weights: ''\n", "weights", '""', (8, 14)),
+        (ONE + "    weights: /\n", "weights", '"/"', (8, 14)),
+        (ONE + "    weights: mine\n", "weights", '"mine"', (8, 14)),
+        (ONE + "    weights: ./mine\n", "weights", '"./mine"', (8, 14)),
+        (ONE + "    weights: s3://bucket/mine\n", "weights", "s3", (8, 14)),
+        (ONE + "    weights: a/b/c\n", "weights", '"a/b/c"', (8, 14)),
+        (ONE + "    weights: /models/{name}\n", "weights", "{name}", (8, 14)),
+        (ONE + "    weights: /models/mine\n    revision: main\n", "revision", "revision with weights", (9, 5)),
         (ONE + "    served_names: [a, a]\n", "served_names[1]", 'a second served name "a"', (8, 23)),
         (ONE + "    adapters: [{name: chat, path: /a}]\n", "adapters[chat].name", "a second", (8, 23)),
     ],
@@ -273,6 +284,12 @@ def test_deployments(fields: str, field: str, found: str, place: tuple[int, int]
     assert found in problem.found
     assert problem.hint
     assert (problem.line, problem.column) == place
+
+
+@pytest.mark.parametrize("weights", ["/models/mine", "/models/with blank/v1.2", "org/name", "Org.1/Name_2-GGUF"])
+def test_weights_are_a_folder_or_a_repository(weights: str) -> None:
+    text = deployment(ONE + f"    weights: {weights}\n")
+    assert parse_site(text, file="s").deployments[0].weights == weights
 
 
 def test_unknown_models_and_gpus_are_found_where_a_catalog_is_given() -> None:

@@ -68,6 +68,15 @@ def test_values_read_as_in_the_file() -> None:
     ]
 
 
+def test_other_weights_are_a_new_revision() -> None:
+    spec = replace(SITE.deployments[0], weights="/models/mine")
+    plans = {DeploymentName("chat"): make_plan("chat", revision=RevisionId("ffffffff"))}
+    assert sentences(replace(SITE, deployments=(spec,)), plans) == [
+        "deployment chat changes weights: not set -> /models/mine",
+        "deployment chat has a new revision: every replica is replaced, new ones ready before old ones leave",
+    ]
+
+
 def test_an_engine_that_changes_restarts_who_is_on_it() -> None:
     engine = replace(SITE.engines[0], speed=2.0)
     plans = {DeploymentName("chat"): make_plan("chat", revision=RevisionId("ffffffff"))}

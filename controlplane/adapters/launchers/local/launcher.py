@@ -16,6 +16,7 @@ import psutil
 
 from controlplane.adapters.instance import site_mark
 from controlplane.adapters.launchers.local import logs, spawn
+from controlplane.adapters.launchers.local.listeners import UNTOLD, PortSight, PortWatch
 from controlplane.adapters.launchers.local.processes import LOG_NAME, Member, ProcessTable
 from controlplane.kernel.errors import RetryableError
 from controlplane.kernel.ids import ReplicaName
@@ -41,6 +42,7 @@ class LocalLauncher:
         self._environ = environ
         self._host = host
         self._table = ProcessTable(self._mark, self._replicas_dir)
+        self._ports = PortWatch(host)
         self._lock = threading.Lock()
         self._children: dict[int, ReplicaName] = {}
         self._exit_codes: dict[ReplicaName, int] = {}
@@ -72,16 +74,21 @@ class LocalLauncher:
     # -- in threads
 
     def _observe(self) -> Seen:
-        groups = self._groups()
+        with self._lock:
+            groups = self._scan()
+            ports = self._ports.look(groups)
         self._bound_logs(groups)
-        return Seen({name: self._seen(name, members) for name, members in groups.items()})
+        return Seen({name: self._seen(name, members, ports.get(name, UNTOLD)) for name, members in groups.items()})
 
     def _groups(self) -> dict[ReplicaName, list[Member]]:
         with self._lock:
-            self._reap()
-            return self._table.scan()
+            return self._scan()
 
-    def _seen(self, name: ReplicaName, members: list[Member]) -> SeenReplica:
+    def _scan(self) -> dict[ReplicaName, list[Member]]:
+        self._reap()
+        return self._table.scan()
+
+    def _seen(self, name: ReplicaName, members: list[Member], port: PortSight) -> SeenReplica:
         first = members[0]
         return SeenReplica(
             name=name,
@@ -91,6 +98,8 @@ class LocalLauncher:
             alive=first.is_leader,
             started_at=datetime.fromtimestamp(first.process.create_time(), UTC),
             exit_code=None if first.is_leader else self._exit_codes.get(name),
+            port_holder=port.holder,
+            port_stranger=port.stranger,
         )
 
     def _launch(self, spec: LaunchSpec) -> LaunchOutcome:

@@ -77,7 +77,7 @@ def find_program(command: list[str], environment: Mapping[str, str], engine: Eng
 
 
 def port_is_free(host: str, port: int) -> bool:
-    """Whether nobody listens there. Who comes between this and the engine's own bind makes that start fail, no more."""
+    """Whether nobody listens there. Who comes between this and the engine's own bind is found by `PortWatch`."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
         # As servers do: connections of the last owner in TIME_WAIT are no obstacle, a listener is.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
