@@ -32,6 +32,7 @@ from controlplane.cli.models_view import (
     recommendations_table,
     show_lines,
 )
+from controlplane.cli.view import make_console, print_table
 from controlplane.domain.deployment import TaskKind
 from controlplane.kernel.errors import InvalidError, Problem
 
@@ -57,7 +58,7 @@ def list_models(
         cards = [card for card in load_catalog().models.values() if task in (None, card.task)]
         if as_json:
             return _print_json([json_of_card(card) for card in cards])
-        _console().print(models_table(cards))
+        print_table(make_console(), models_table(cards))
     return None
 
 
@@ -161,8 +162,8 @@ def recommend_models(
         if as_json:
             _print_json([json_of_fit(item.answer) | {"licence_accepted": item.licence_accepted} for item in found])
         else:
-            _console().print(recommendations_table(found))
-            _console().print(f"for {concurrency} sequences of {mean_tokens or context} tokens at once", style="dim")
+            print_table(make_console(), recommendations_table(found))
+            make_console().print(f"for {concurrency} sequences of {mean_tokens or context} tokens at once", style="dim")
     if not any(item.fits for item in found):
         raise typer.Exit(int(ExitCode.FAILED))
 
@@ -176,8 +177,8 @@ def check(*, as_json: AsJson = False) -> None:
         if as_json:
             _print_json([json_of_check(item) for item in found])
         else:
-            _console().print(checks_table(found))
-            _console().print(f"{len(found) - len(wrong)} of {len(found)} figures agree")
+            print_table(make_console(), checks_table(found))
+            make_console().print(f"{len(found) - len(wrong)} of {len(found)} figures agree")
     if wrong:
         raise typer.Exit(int(ExitCode.FAILED))
 
@@ -197,13 +198,8 @@ def schema(
             (write / name).write_text(schema_text(model), encoding="utf-8")
 
 
-def _console() -> Console:
-    """Made per command, so that it sees the width of the terminal it writes to."""
-    return Console()
-
-
 def _print_lines(lines: Iterable[str]) -> None:
-    console = _console()
+    console = make_console()
     for line in lines:
         console.print(line, soft_wrap=True)
 
@@ -215,15 +211,15 @@ def _print_json(value: Json) -> None:
 def _print_fit(card: ModelCard, answer: FitAnswer, places: tuple[Placement, ...]) -> None:
     _print_lines(fit_lines(card, answer))
     if answer.budget is not None:
-        _console().print(parts_table(answer))
+        print_table(make_console(), parts_table(answer))
     _print_placements(places)
 
 
 def _print_placements(places: tuple[Placement, ...]) -> None:
     if not places:
         return
-    _console().print("cheapest placements of one replica (indicative prices):", style="bold")
-    _console().print(placements_table(places))
+    make_console().print("cheapest placements of one replica (indicative prices):", style="bold")
+    print_table(make_console(), placements_table(places))
 
 
 def _exit_by(card: ModelCard, answer: FitAnswer, *, accepted: bool) -> None:

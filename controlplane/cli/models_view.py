@@ -13,15 +13,19 @@ from controlplane.catalog.model import ModelCard
 from controlplane.catalog.recommend import Placement, Recommendation
 from controlplane.catalog.weights import active_parameters_of, parameters_of, total_weight_bytes
 from controlplane.cli.client import Json
+from controlplane.cli.view import table_of
 from controlplane.kernel.units import KIB, format_bytes
 
 _GIGA = 1e9
 _NOTHING = "-"
+_NUMBERS = frozenset(
+    ("parameters", "KV / token", "context", "bytes", "share", "USD / h", "KV tokens", "largest context", "at once")
+)
 
 
 def models_table(cards: Iterable[ModelCard]) -> Table:
-    table = Table(
-        "model", "task", "parameters", "KV / token", "context", "precisions", "commercial", "engines", box=None
+    table = table_of(
+        "model", "task", "parameters", "KV / token", "context", "commercial", "precisions", "engines", right=_NUMBERS
     )
     for card in cards:
         table.add_row(
@@ -30,8 +34,8 @@ def models_table(cards: Iterable[ModelCard]) -> Table:
             _parameters(card),
             _kv(card),
             str(card.context_tokens or _NOTHING),
-            " ".join(offer.name for offer in card.precisions),
             card.licence.commercial.value,
+            " ".join(offer.name for offer in card.precisions),
             " ".join(sorted(card.engines)),
         )
     return table
@@ -78,7 +82,7 @@ def fit_lines(card: ModelCard, answer: FitAnswer) -> Iterator[str]:
 
 
 def parts_table(answer: FitAnswer) -> Table:
-    table = Table("per GPU", "bytes", "share", box=None)
+    table = table_of("per GPU", "bytes", "share", right=_NUMBERS)
     assert answer.budget is not None, "only an answer with arithmetic has parts"
     rows = [(part.name, part.size_bytes) for part in answer.budget.parts]
     left = "KV cache" if answer.kv_bytes_per_token else "free"
@@ -89,7 +93,7 @@ def parts_table(answer: FitAnswer) -> Table:
 
 
 def placements_table(places: Sequence[Placement]) -> Table:
-    table = Table("gpus", "USD / h", "KV tokens", "largest context", "at once", box=None)
+    table = table_of("gpus", "USD / h", "KV tokens", "largest context", "at once", right=_NUMBERS)
     for place in places:
         answer = place.answer
         table.add_row(
@@ -103,7 +107,7 @@ def placements_table(places: Sequence[Placement]) -> Table:
 
 
 def recommendations_table(found: Sequence[Recommendation]) -> Table:
-    table = Table("model", "precision", "TP", "fits", "at once", "KV tokens", "why not", box=None)
+    table = table_of("model", "precision", "TP", "fits", "at once", "KV tokens", "why not", right=_NUMBERS)
     for item in found:
         answer = item.answer
         why = answer.refusals[0].found if answer.refusals else ""
@@ -122,7 +126,7 @@ def recommendations_table(found: Sequence[Recommendation]) -> Table:
 
 
 def checks_table(found: Sequence[Check]) -> Table:
-    table = Table("section", "subject", "figure", "known", "computed", "error", "agrees", box=None)
+    table = table_of("section", "subject", "figure", "known", "computed", "error", "agrees", right=_NUMBERS)
     for item in found:
         table.add_row(
             item.section,
