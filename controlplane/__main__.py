@@ -1,9 +1,17 @@
 """`python -m controlplane` and the console script."""
 
-from controlplane.cli.main import app
+import sys
+from typing import Final
+
+_INTERRUPTED: Final = 130
+"""As shells report a program that SIGINT ended."""
 
 
 def main() -> None:
+    try:
+        from controlplane.cli.main import app  # noqa: PLC0415  # a second in which Ctrl-C should print no traceback
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
     app()
 
 

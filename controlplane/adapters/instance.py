@@ -30,6 +30,8 @@ class InstanceNote:
     pid: int
     control_url: str
     gateway_url: str
+    load: str | None = None
+    """The load that it sends, in words; None until it has waited for its first replicas."""
 
 
 class InstanceLock:

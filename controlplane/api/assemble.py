@@ -13,6 +13,7 @@ from controlplane.api.wire import (
     EngineOut,
     EventOut,
     GpuOut,
+    HeldUp,
     NodeOut,
     ReplicaOut,
     SloLatency,
@@ -23,8 +24,8 @@ from controlplane.api.wire import (
 from controlplane.domain.decision import DecisionRecord
 from controlplane.domain.deployment import Deployment
 from controlplane.domain.event import Event
-from controlplane.domain.node import Node
-from controlplane.domain.replica import Replica
+from controlplane.domain.node import Node, NodeState
+from controlplane.domain.replica import Replica, ReplicaPhase
 from controlplane.domain.slo import LatencyTarget
 from controlplane.domain.telemetry import (
     EngineSample,
@@ -35,6 +36,7 @@ from controlplane.domain.telemetry import (
     TelemetrySnapshot,
     value_if_fresh,
 )
+from controlplane.kernel.ids import NodeName
 from controlplane.metering.slo import SloStanding
 
 
@@ -96,6 +98,7 @@ def deployment_out(
     snapshot: TelemetrySnapshot,
     last: Mapping[str, DecisionRecord],
     standing: SloStanding | None,
+    held_up: Event | None = None,
 ) -> DeploymentOut:
     spec, decision = deployment.spec, last.get(deployment.name)
     phases = Counter(str(replica.phase) for replica in replicas if replica.deployment == deployment.name)
@@ -123,7 +126,22 @@ def deployment_out(
         slo_now=_slo_now(standing),
         reason=decision.reason if decision else None,
         sentence=decision.sentence if decision else None,
+        held_up=_held_up(held_up),
     )
+
+
+def is_held_up(deployment: Deployment, replicas: Iterable[Replica], nodes: Mapping[NodeName, Node]) -> bool:
+    """Fewer replicas serve than are wanted, or some stand on a node that is being drained."""
+    own = [replica for replica in replicas if replica.deployment == deployment.name]
+    leaving = any(node.state is NodeState.DRAINING for replica in own if (node := nodes.get(replica.node)) is not None)
+    served = sum(replica.phase is ReplicaPhase.READY for replica in own)
+    return leaving or served < deployment.replicas_target
+
+
+def _held_up(newest: Event | None) -> HeldUp | None:
+    if newest is None:
+        return None
+    return HeldUp(at=newest.event.at, reason=newest.event.reason, sentence=newest.event.sentence)
 
 
 def deployment_detail(out: DeploymentOut, deployment: Deployment) -> DeploymentDetail:

@@ -9,7 +9,7 @@ from fastapi.responses import StreamingResponse
 
 from controlplane.api.assemble import decision_detail, decision_out, event_out
 from controlplane.api.context import ApiContext, Context
-from controlplane.api.wire import DecisionDetail, DecisionOut, EventOut, ReplayOut
+from controlplane.api.wire import REPLAYED_MAX, DecisionDetail, DecisionOut, EventOut, ReplayOut
 from controlplane.kernel.errors import NotFoundError
 from controlplane.kernel.ids import DeploymentName
 
@@ -32,6 +32,7 @@ async def list_events(
     *,
     newest_first: bool = False,
 ) -> list[EventOut]:
+    """What happened; `/api/v1/events/stream` sends events as they happen."""
     async with context.store.transaction() as tx:
         events = await tx.events(after=after, limit=limit, kind=kind, deployment=deployment, newest_first=newest_first)
     return [event_out(event) for event in events]
@@ -75,7 +76,7 @@ async def list_decisions(
 
 @router.get("/decisions/replay")
 async def replay_decisions(
-    context: Context, deployment: str | None = None, limit: Annotated[int, Query(ge=1, le=10_000)] = 1000
+    context: Context, deployment: str | None = None, limit: Annotated[int, Query(ge=1, le=REPLAYED_MAX)] = REPLAYED_MAX
 ) -> ReplayOut:
     """Decide the recorded decisions again from what was recorded and compare byte for byte."""
     answer = await context.replay(deployment, limit)

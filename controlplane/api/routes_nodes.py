@@ -1,5 +1,6 @@
 """Nodes and GPUs: what there is, and keeping replicas away from some of it."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from fastapi import APIRouter, Request
@@ -7,24 +8,31 @@ from fastapi.responses import JSONResponse
 
 from controlplane.api.assemble import gpus_out, node_out
 from controlplane.api.context import ApiContext, Context
+from controlplane.api.drains import without_room
 from controlplane.api.idempotency import IdempotencyKey, once
-from controlplane.api.wire import GpuOut, IntentIn, IntentOut, NodeOut
+from controlplane.api.wire import NO_INTENT, GpuOut, IntentIn, IntentOut, NodeOut
 from controlplane.domain.event import EventKind, NewEvent
 from controlplane.domain.node import NodeState
 from controlplane.domain.reason import Reason
 from controlplane.domain.refusals import not_found
+from controlplane.domain.replica import Replica
 from controlplane.domain.store import Transaction
 from controlplane.kernel.ids import NodeName
 
 router = APIRouter(tags=["fleet"])
 
 _INTENTS: Final = {
-    NodeState.CORDONED: (Reason.NODE_CORDONED, "takes no new replicas; running ones stay"),
+    NodeState.CORDONED: (Reason.NODE_CORDONED, "cordoned by a person", "takes no new replicas; running ones stay"),
     NodeState.DRAINING: (
         Reason.NODE_DRAINED,
+        "drained by a person",
         "takes no new replicas; running ones are replaced elsewhere, then drained",
     ),
-    NodeState.UNKNOWN: (Reason.NODE_UNCORDONED, "takes replicas again once it is seen"),
+    NodeState.UNKNOWN: (
+        Reason.NODE_UNCORDONED,
+        "uncordoned by a person, not seen since",
+        "takes replicas again once it is seen",
+    ),
 }
 
 
@@ -52,21 +60,21 @@ async def list_gpus(context: Context) -> list[GpuOut]:
 
 @router.post("/nodes/{name}/cordon", status_code=202, response_model=IntentOut)
 async def cordon_node(
-    context: Context, request: Request, name: str, body: IntentIn, key: IdempotencyKey = None
+    context: Context, request: Request, name: str, body: IntentIn = NO_INTENT, key: IdempotencyKey = None
 ) -> JSONResponse:
     return await _set_state(context, request, NodeName(name), NodeState.CORDONED, body, key)
 
 
 @router.post("/nodes/{name}/uncordon", status_code=202, response_model=IntentOut)
 async def uncordon_node(
-    context: Context, request: Request, name: str, body: IntentIn, key: IdempotencyKey = None
+    context: Context, request: Request, name: str, body: IntentIn = NO_INTENT, key: IdempotencyKey = None
 ) -> JSONResponse:
     return await _set_state(context, request, NodeName(name), NodeState.UNKNOWN, body, key)
 
 
 @router.post("/nodes/{name}/drain", status_code=202, response_model=IntentOut)
 async def drain_node(
-    context: Context, request: Request, name: str, body: IntentIn, key: IdempotencyKey = None
+    context: Context, request: Request, name: str, body: IntentIn = NO_INTENT, key: IdempotencyKey = None
 ) -> JSONResponse:
     return await _set_state(context, request, NodeName(name), NodeState.DRAINING, body, key)
 
@@ -74,11 +82,14 @@ async def drain_node(
 async def _set_state(
     context: ApiContext, request: Request, name: NodeName, state: NodeState, body: IntentIn, key: str | None
 ) -> JSONResponse:
-    reason, effect = _INTENTS[state]
+    reason, why, effect = _INTENTS[state]
 
     async def change(tx: Transaction) -> IntentOut:
-        node = await tx.set_node_state(name, state, body.reason or str(reason), expected_generation=body.generation)
+        node = await tx.set_node_state(name, state, body.reason or why, expected_generation=body.generation)
         sentence = f"Node {name} {effect}."
+        if state is NodeState.DRAINING:
+            stranded = without_room(name, await tx.nodes(), await tx.replicas())
+            sentence = f"{sentence} {_stranded_sentence(stranded)}".strip()
         await tx.append_events(
             [
                 NewEvent(
@@ -96,3 +107,13 @@ async def _set_state(
     context.hints.hint("fleet")
     context.hints.hint("replicas")
     return response
+
+
+def _stranded_sentence(stranded: Sequence[Replica]) -> str:
+    if not stranded:
+        return ""
+    whose = ", ".join(sorted({str(replica.deployment) for replica in stranded}))
+    return (
+        f"{len(stranded)} of them ({whose}) would find no free GPUs elsewhere now and go on serving here until there "
+        "are some: add or uncordon nodes, or scale something down."
+    )

@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 REPLICAS_PINNED_MAX = 10_000
 """A bound against typing errors; a site's own maximum is checked besides."""
 
+REPLAYED_MAX = 10_000
+"""Decisions that one request decides again: seconds of work."""
+
 
 class Wire(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -85,6 +88,12 @@ class SloNow(Wire):
     observations: float
 
 
+class HeldUp(Wire):
+    at: datetime
+    reason: str
+    sentence: str
+
+
 class DeploymentOut(Wire):
     name: str
     model: str
@@ -105,6 +114,10 @@ class DeploymentOut(Wire):
     slo_now: SloNow | None = Field(description="null without an objective or without requests lately.")
     reason: str | None = Field(description="Why the wanted number is what it is: the last decision's reason.")
     sentence: str | None
+    held_up: HeldUp | None = Field(
+        default=None,
+        description="While replicas are missing or must leave their node: the newest event of it or its replicas.",
+    )
 
 
 class DeploymentDetail(DeploymentOut):
@@ -191,6 +204,10 @@ class ScaleIn(Wire):
 class IntentIn(Wire):
     generation: Annotated[int | None, Field(description="Refuse unless the row still has it.")] = None
     reason: Annotated[str, Field(max_length=500)] = ""
+
+
+NO_INTENT = IntentIn()
+"""What a request without a body means."""
 
 
 class IntentOut(Wire):

@@ -1,5 +1,6 @@
 """Which adapter stands behind which port, and what runs together."""
 
+import asyncio
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from controlplane.adapters.telemetry.collector import TelemetryCollector
 from controlplane.adapters.telemetry.direct import DirectEngines, DirectNodes
 from controlplane.adapters.telemetry.ports import EngineSource, NodeSource
 from controlplane.api.context import ApiContext, LoopAnswer, ReplayAnswer
+from controlplane.api.wire import REPLAYED_MAX
 from controlplane.autoscaler.reconciler import AutoscalerReconciler
 from controlplane.autoscaler.replay import replay_all
 from controlplane.bootstrap.loops import (
@@ -55,7 +57,6 @@ LOOPS: Final = frozenset({"replicas", "autoscaler", "gateway", "fleet", "houseke
 FOLLOW_PERIOD: Final = timedelta(seconds=2)
 """How soon an instance notices that another one applied a site."""
 GPU_STATE_VARIABLE: Final = "QUARTERDECK_GPU_STATE_DIR"
-_REPLAYED_MAX: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,8 +260,8 @@ class _Replaying:
     async def answer(self, deployment: str | None, limit: int) -> ReplayAnswer:
         name = DeploymentName(deployment) if deployment is not None else None
         async with self._store.transaction() as tx:
-            records = await tx.decisions(name, limit=min(limit, _REPLAYED_MAX))
-        report = replay_all(records)
+            records = await tx.decisions(name, limit=min(limit, REPLAYED_MAX))
+        report = await asyncio.to_thread(replay_all, records)  # seconds for the most that may be asked for
         return ReplayAnswer(
             replayed=report.total,
             differing=tuple(

@@ -1,9 +1,15 @@
 """What `up` asks for and is told: apart from `serve`, so that a command line that only looks loads none of that."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
+from typing import Final
 
-from controlplane.api.wire import StatusOut
+from controlplane.api.wire import DeploymentOut, EventOut, StatusOut
+
+READY_PATIENCE: Final = timedelta(seconds=120)
+"""After this the banner is printed anyway: a real model may load for minutes, and the banner names who is missing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,3 +37,18 @@ class Running:
     control_url: str
     state_dir: Path
     load: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """Whom to tell what, as it happens."""
+
+    on_starting: Callable[[], None]
+    """Nothing stands in the way: it starts now."""
+    on_ready: Callable[[Running], None]
+    on_event: Callable[[EventOut], None]
+
+
+def not_ready(deployments: Sequence[DeploymentOut]) -> list[DeploymentOut]:
+    """Those with fewer ready replicas than their minimum."""
+    return [row for row in deployments if row.replicas_by_phase.get("ready", 0) < row.replicas_min]

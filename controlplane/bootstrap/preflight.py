@@ -12,6 +12,7 @@ from controlplane.bootstrap.leftovers import marked_processes
 from controlplane.kernel.errors import ConflictError, InvalidError, Problem
 
 _FOLDER_MODE: Final = 0o700
+_HOSTS_WITH_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "0.0.0.0", "::", "*"})  # noqa: S104  # compared only
 
 
 def check_state_dir(folder: Path) -> None:
@@ -56,6 +57,22 @@ def check_port(host: str, port: int, *, what: str, option: str, mark: str | None
             f"port {port} on {host}, for the {what}, is taken by {_described(holder)}; end that, or choose another "
             f"with {option}"
         )
+
+
+def check_ports_apart(host: str, gateway_port: int, control_port: int) -> None:
+    """InvalidError where the gateway, on `host`, would need the control plane's own port."""
+    if gateway_port != control_port or host not in _HOSTS_WITH_LOOPBACK:
+        return
+    raise InvalidError(
+        [
+            Problem(
+                field="--control-port",
+                found=f"{control_port}, the gateway's port too (--port, or `gateway.port` of the site)",
+                expected="another port for each of them",
+                hint="choose another with --port or with --control-port",
+            )
+        ]
+    )
 
 
 def _refusal(family: int, kind: int, protocol: int, address: tuple[object, ...]) -> OSError | None:

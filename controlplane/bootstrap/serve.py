@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -24,8 +25,8 @@ from controlplane.api.routes_status import status_of
 from controlplane.api.wire import EventOut
 from controlplane.bootstrap.compose import Parts, put_together
 from controlplane.bootstrap.logs import write_logs_to
-from controlplane.bootstrap.options import Running, ServeOptions, log_file
-from controlplane.bootstrap.preflight import check_port, check_state_dir
+from controlplane.bootstrap.options import READY_PATIENCE, Running, ServeOptions, Told, log_file, not_ready
+from controlplane.bootstrap.preflight import check_port, check_ports_apart, check_state_dir
 from controlplane.bootstrap.shutdown import end_replicas
 from controlplane.bootstrap.site_load import SiteLoad
 from controlplane.bootstrap.site_work import SiteWork
@@ -41,18 +42,13 @@ _LOG = logging.getLogger(__name__)
 CONTROL_HOST: Final = "127.0.0.1"
 """Until callers are told apart (roles and tokens), the API listens for this machine's users only."""
 _READY_POLL: Final = timedelta(milliseconds=200)
-_READY_GIVE_UP: Final = timedelta(seconds=120)
-"""After this the banner is printed anyway: a real model may load for minutes, and the status says so."""
 _EVENTS_POLL: Final = timedelta(milliseconds=500)
 _PRIVATE: Final = 0o077
 _FOLDER_DIGITS: Final = 8
 """Of the folder's mark, in an instance's name: who shares a store shares a folder."""
 
-type OnReady = Callable[[Running], None]
-type OnEvent = Callable[[EventOut], None]
 
-
-async def serve(options: ServeOptions, *, on_ready: OnReady, on_event: OnEvent) -> None:
+async def serve(options: ServeOptions, told: Told) -> None:
     """Until SIGINT or SIGTERM (everything ends in order) or SIGHUP (only the control plane ends; serving goes on).
 
     InvalidError for a bad site file or a folder that cannot be written, ConflictError when folder or port is taken.
@@ -78,8 +74,10 @@ async def serve(options: ServeOptions, *, on_ready: OnReady, on_event: OnEvent) 
         stack.push_async_callback(parts.telemetry.close)
         await stack.enter_async_context(parts.engines)
         gateway_url = parts.context.gateway_url
-        lock.write_note(InstanceNote(pid=os.getpid(), control_url=control_url, gateway_url=gateway_url))
-        await _run(options, lock, parts, site, control_url, on_ready, on_event)
+        note = InstanceNote(pid=os.getpid(), control_url=control_url, gateway_url=gateway_url)
+        lock.write_note(note)
+        told.on_starting()
+        await _run(options, lock, note, parts, site, told)
 
 
 async def _begin(
@@ -92,6 +90,7 @@ async def _begin(
     site_work = SiteWork(store=store, clock=SystemClock(), gateway_port=options.gateway_port)
     planned = await site_work.look(options.site_file)
     port = options.gateway_port or planned.gateway.port
+    check_ports_apart(planned.gateway.host, port, options.control_port)
     mark = site_mark(options.state_dir)
     await asyncio.to_thread(check_port, planned.gateway.host, port, what="gateway", option="--port", mark=mark)
     if planned.store.url is None:
@@ -136,24 +135,23 @@ async def _remember(shared: Store, local: Store) -> None:
 
 
 async def _run(
-    options: ServeOptions,
-    lock: InstanceLock,
-    parts: Parts,
-    site: Site,
-    control_url: str,
-    on_ready: OnReady,
-    on_event: OnEvent,
+    options: ServeOptions, lock: InstanceLock, note: InstanceNote, parts: Parts, site: Site, told: Told
 ) -> None:
     load = SiteLoad(state_dir=options.state_dir, mark=site_mark(options.state_dir))
     http = _Http(parts, options.control_port)
-    reporter = _Reporter(parts, on_event)
+    reporter = _Reporter(parts, told.on_event, after=await _newest_event(parts))
     services = [*parts.services, Service(name="api", run=http.run, stop=http.stop)]
     services.append(Service(name="reporter", run=reporter.run, stop=reporter.stop))
     supervisor = Supervisor(services, clock=parts.clock)
     ending = _Ending(supervisor)
     ending.listen()
+
+    def on_ready(running: Running) -> None:
+        lock.write_note(replace(note, load=running.load))
+        told.on_ready(running)
+
     async with asyncio.TaskGroup() as group:
-        started = group.create_task(_start_up(options, parts, site, control_url, load, on_ready), name="start-up")
+        started = group.create_task(_start_up(options, parts, site, note.control_url, load, on_ready), name="start-up")
         await supervisor.run()
         started.cancel()
     if ending.keep_serving:
@@ -168,30 +166,33 @@ async def _run(
 
 
 async def _start_up(
-    options: ServeOptions, parts: Parts, site: Site, control_url: str, load: SiteLoad, on_ready: OnReady
+    options: ServeOptions,
+    parts: Parts,
+    site: Site,
+    control_url: str,
+    load: SiteLoad,
+    on_ready: Callable[[Running], None],
 ) -> None:
     """Wait for the first replicas, say where to look, send the load."""
     try:
-        async with asyncio.timeout(_READY_GIVE_UP.total_seconds()):
+        async with asyncio.timeout(READY_PATIENCE.total_seconds()):
             while not await _is_ready(parts):
                 await parts.clock.sleep(_READY_POLL)
     except TimeoutError:
         _LOG.warning("some deployments have no ready replica yet")
-    described = "none (--no-load)" if options.load else "none in the site file"
     if options.load and site.load is not None:
         embedding = await _embedding(parts)
         await asyncio.to_thread(
             load.start, site.load, parts.context.gateway_url, control_url=control_url, embedding=embedding
         )
-        described = describe_load(site.load)
+    described = describe_load(site.load, asked_for=options.load)
     status = await status_of(parts.context)
     on_ready(Running(status=status, control_url=control_url, state_dir=options.state_dir, load=described))
 
 
 async def _is_ready(parts: Parts) -> bool:
     status = await status_of(parts.context)
-    served = all(row.replicas_by_phase.get("ready", 0) >= row.replicas_min for row in status.deployments)
-    return served and status.gateway == "fresh"
+    return not not_ready(status.deployments) and status.gateway == "fresh"
 
 
 async def _embedding(parts: Parts) -> frozenset[str]:
@@ -200,7 +201,12 @@ async def _embedding(parts: Parts) -> frozenset[str]:
     return frozenset(row.name for row in deployments if row.plan.launch.task is TaskKind.EMBED)
 
 
-def describe_load(spec: LoadSpec) -> str:
+def describe_load(spec: LoadSpec | None, *, asked_for: bool) -> str:
+    """What a person is told of the site's load; `asked_for`: not switched off with --no-load."""
+    if not asked_for:
+        return "none (--no-load)"
+    if spec is None:
+        return "none in the site file"
     day_min, duration_min = spec.day.total_seconds() / 60, spec.duration.total_seconds() / 60
     return (
         f"a day in {day_min:g} minutes, {spec.trough_rps:g} to {spec.peak_rps:g} requests/s, "
@@ -257,25 +263,30 @@ class _Http:
         self._server.should_exit = True
 
 
+async def _newest_event(parts: Parts) -> int:
+    async with parts.store.transaction() as tx:
+        newest = await tx.events(limit=1, newest_first=True)
+    return newest[0].sequence if newest else 0
+
+
 class _Reporter:
     """Tells the terminal of events as they happen."""
 
-    def __init__(self, parts: Parts, on_event: OnEvent) -> None:
+    def __init__(self, parts: Parts, on_event: Callable[[EventOut], None], *, after: int) -> None:
         self._parts = parts
         self._on_event = on_event
+        self._after = after
+        """The newest event that was told, or that is of before this start."""
         self._stopping = False
 
     def stop(self) -> None:
         self._stopping = True
 
     async def run(self) -> None:
-        async with self._parts.store.transaction() as tx:
-            newest = await tx.events(limit=1, newest_first=True)
-        after = newest[0].sequence if newest else 0
         while not self._stopping:
             async with self._parts.store.transaction() as tx:
-                events = await tx.events(after=after)
+                events = await tx.events(after=self._after)
             for event in events:
-                after = event.sequence
+                self._after = event.sequence
                 self._on_event(event_out(event))
             await self._parts.clock.sleep(_EVENTS_POLL)

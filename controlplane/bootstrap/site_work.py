@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from controlplane.adapters.sitefile.parse import parse_site, read_site, read_text
-from controlplane.adapters.sitefile.planned import PlannedFile, plan_site_file
+from controlplane.adapters.sitefile.parse import examine_site, parse_site, read_text
+from controlplane.adapters.sitefile.planned import PlannedFile, plan_reading
 from controlplane.api.context import SiteChangeAnswer
 from controlplane.catalog.files import load_catalog
 from controlplane.catalog.planning import plan_serving
@@ -16,9 +16,12 @@ from controlplane.domain.store import AppliedSite, Store
 from controlplane.kernel.effects import Clock
 from controlplane.kernel.errors import InvalidError, NotFoundError
 from controlplane.sites.apply import apply_site, digest_of, preview_site
+from controlplane.sites.model import ChangeLine
 
 _DOCUMENT_NAME: Final = "site.yaml"
 """What a document that came over HTTP, or out of the store, is called in errors."""
+_GATEWAY_PORT: Final = "gateway.port"
+_TEXT_ALONE: Final = "only the file's text changes: nothing that runs does"
 _EXAMPLES: Final = (Path(__file__).parent.parent / "examples", Path(__file__).parents[2] / "examples")
 """In an installed package, and in a checkout."""
 
@@ -32,21 +35,26 @@ def demo_site_file() -> Path:
 
 
 class SiteWork:
-    """Holds the present site. `gateway_port` overrides the file's, for this instance only."""
+    """Holds the present site. `gateway_port` overrides the file's, for this instance only.
+
+    Sites are compared as their documents have them: an override is no change of the site, and hides none.
+    """
 
     def __init__(self, *, store: Store, clock: Clock, gateway_port: int | None) -> None:
         self._store = store
         self._clock = clock
         self._gateway_port = gateway_port
         self._catalog = load_catalog()
-        self._site: Site | None = None
+        self._declared: Site | None = None
+        """As the document has it."""
         self._digest: str | None = None
 
     def site(self) -> Site | None:
-        return self._site
+        return None if self._declared is None else self._own(self._declared)
 
     async def gateway_spec(self) -> GatewaySpec | None:
-        return self._site.gateway if self._site is not None else None
+        site = self.site()
+        return None if site is None else site.gateway
 
     async def look(self, file: Path | None) -> Site:
         """The site that `begin` would apply, with nothing applied: it may name another store."""
@@ -62,8 +70,7 @@ class SiteWork:
         document, name = await self._first_document(file)
         planned = await asyncio.to_thread(self._plan, document, name)
         await self._apply(planned, dry_run=False)
-        assert self._site is not None, "an applied site is the present one"
-        return self._site
+        return self._own(planned.site)
 
     async def apply_document(self, document: str, dry_run: bool) -> SiteChangeAnswer:  # noqa: FBT001 - the port's form
         """The API's port: parse, plan, then apply or only say what it would change."""
@@ -79,7 +86,7 @@ class SiteWork:
         if applied.digest == self._digest:
             return f"site {applied.name}, generation {applied.generation}"
         planned = await asyncio.to_thread(self._plan, applied.document, _DOCUMENT_NAME)
-        self._site, self._digest = self._own(planned.site), applied.digest
+        self._declared, self._digest = planned.site, applied.digest
         return f"took over site {applied.name}, generation {applied.generation}, applied by another instance"
 
     async def _first_document(self, file: Path | None) -> tuple[str, str]:
@@ -94,20 +101,28 @@ class SiteWork:
 
     def _plan(self, document: str, name: str) -> PlannedFile:
         catalog = self._catalog
-        read = read_site(
+        reading = examine_site(
             document, file=name, known_models=frozenset(catalog.models), known_gpus=frozenset(catalog.gpus)
         )
-        return plan_site_file(read, partial(plan_serving, catalog=catalog))
+        return plan_reading(reading, partial(plan_serving, catalog=catalog))
 
     async def _apply(self, planned: PlannedFile, *, dry_run: bool) -> SiteChangeAnswer:
-        own, document = self._own(planned.site), planned.document
-        previous = self._site or await self._applied_last()
+        site, document = planned.site, planned.document
+        previous = self._declared or await self._applied_last()
         if dry_run:
-            change = await preview_site(self._store, own, document, planned.plans, previous=previous)
+            change = await preview_site(self._store, site, document, planned.plans, previous=previous)
         else:
-            change = await apply_site(self._store, own, document, planned.plans, self._clock, previous=previous)
-            self._site, self._digest = own, digest_of(document)
-        return SiteChangeAnswer(changed=not change.is_empty, sentences=tuple(change.sentences()))
+            change = await apply_site(self._store, site, document, planned.plans, self._clock, previous=previous)
+            self._declared, self._digest = site, digest_of(document)
+        sentences = tuple(self._annotated(line) for line in change.lines())
+        if not sentences and change.document_changed:
+            sentences = (_TEXT_ALONE,)
+        return SiteChangeAnswer(changed=bool(sentences), sentences=sentences)
+
+    def _annotated(self, line: ChangeLine) -> str:
+        if self._gateway_port is None or line.field != _GATEWAY_PORT:
+            return line.sentence
+        return f"{line.sentence} (this control plane keeps {self._gateway_port}, from --port)"
 
     async def _applied_last(self) -> Site | None:
         """By an earlier run: for the sentences about sections without rows. None where there is none to read."""
@@ -117,7 +132,7 @@ class SiteWork:
 
     def _read_again(self, applied: AppliedSite) -> Site | None:
         try:
-            return self._own(parse_site(applied.document, file=_DOCUMENT_NAME))
+            return parse_site(applied.document, file=_DOCUMENT_NAME)
         except InvalidError:
             # A version with another schema applied it. The rows are compared all the same.
             return None

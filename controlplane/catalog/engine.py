@@ -95,5 +95,8 @@ class EngineCard:
     """Names that older recipes use and the engine no longer has."""
     block_tokens: int
     """Tokens of one KV block."""
+    known_options: frozenset[str] = frozenset()
+    """Every option that the engine has in the version `known_options_of`, without dashes; empty: not known."""
+    known_options_of: str = ""
     calibrations: tuple[Calibration, ...] = ()
     source: str = ""

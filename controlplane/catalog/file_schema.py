@@ -248,6 +248,8 @@ class EngineFile(CatalogFile):
     version: str
     program: list[str] = Field(min_length=1)
     options: dict[str, str]
+    known_options: list[str] = Field(default_factory=list)
+    known_options_of: str = ""
     args: Arguments
     task_args: dict[TaskKind, Arguments]
     env: Arguments
@@ -273,6 +275,8 @@ class EngineFile(CatalogFile):
             version=self.version,
             program=tuple(self.program),
             options=self.options,
+            known_options=frozenset(self.known_options),
+            known_options_of=self.known_options_of,
             args=tuple(self.args.items()),
             task_args={task: tuple(args.items()) for task, args in self.task_args.items()},
             env=tuple(self.env.items()),

@@ -20,7 +20,7 @@ from controlplane.catalog.memory import (
     kv_tokens,
 )
 from controlplane.catalog.model import Gpu, ModelCard
-from controlplane.catalog.proof import Finding, proof_of
+from controlplane.catalog.proof import Finding, parameters_line, proof_of
 from controlplane.catalog.shape import Shape, ShapeKind
 from controlplane.catalog.weights import LINEAR_BITS
 from controlplane.domain.deployment import EngineKind
@@ -265,6 +265,9 @@ def _ways(ask: _Ask, answer: FitAnswer, degree: int | None) -> list[str]:
 def _at_degree(ask: _Ask, degree: int, context: int | None) -> FitAnswer:
     """One degree; `context` None: the largest that fits, up to the model's limit."""
     serving = replace(ask.serving, tensor_parallel=degree)
+    problems = degree_problems(ask.shape, serving.precision, degree)
+    if problems:
+        return _impossible(ask, serving, problems, context)
     budget = budget_of(ask.shape, ask.gpu, serving)
     tokens = kv_tokens(ask.shape, budget, serving)
     largest = _largest_context(ask, budget, tokens, serving)
@@ -284,9 +287,6 @@ def _at_degree(ask: _Ask, degree: int, context: int | None) -> FitAnswer:
         mean_tokens=mean,
         largest_concurrency=concurrent,
     )
-    problems = degree_problems(ask.shape, serving.precision, degree)
-    impossible = (_degree_refusal(problems, degree),) if problems else ()
-    refusals = impossible or _memory_refusals(ask, finding)
     return FitAnswer(
         model=ask.model.id,
         gpu=ask.gpu.name,
@@ -297,21 +297,29 @@ def _at_degree(ask: _Ask, degree: int, context: int | None) -> FitAnswer:
         context_tokens=wanted,
         concurrency=ask.concurrency,
         mean_tokens=mean,
-        refusals=refusals,
+        refusals=_memory_refusals(ask, finding),
         proof=proof_of(ask.model, ask.shape, ask.gpu, finding),
         cap_bytes=budget.cap_bytes,
-        budget=None if impossible else budget,
+        budget=budget,
         kv_bytes_per_token=kv_bytes_per_token(ask.shape, serving.kv_precision, degree),
         kv_tokens=tokens,
         sequences_at_context=finding.sequences_at_context,
-        largest_context=0 if impossible else largest,
-        largest_concurrency=0 if impossible else concurrent,
+        largest_context=largest,
+        largest_concurrency=concurrent,
         max_num_seqs=serving.max_num_seqs,
     )
 
 
-def _degree_refusal(problems: Sequence[str], degree: int) -> Refusal:
-    return Refusal(field="tensor_parallel", found=f"TP{degree}", expected=" and ".join(problems), advice="")
+def _impossible(ask: _Ask, serving: Serving, problems: Sequence[str], context: int | None) -> FitAnswer:
+    """A degree that does not divide the model: nothing can be split, so nothing is computed."""
+    found = f"TP{serving.tensor_parallel}"
+    refusal = Refusal(field="tensor_parallel", found=found, expected=" and ".join(problems), advice="")
+    answer = _unanswerable(ask.model, ask.gpu, serving, (refusal,), context, ask.concurrency)
+    return replace(
+        answer,
+        mean_tokens=min(ask.mean_tokens or answer.context_tokens, answer.context_tokens),
+        proof=(parameters_line(ask.model, ask.shape),),
+    )
 
 
 def _largest_context(ask: _Ask, budget: Budget, tokens: int, serving: Serving) -> int:

@@ -48,14 +48,15 @@ def plan_serving(
     on which the same degree and context fit.
     """
     model = _model(spec, catalog)
+    beside = _problems_beside_fit(spec, engine, model)
     problems = _problems_before_fit(spec, engine, model)
     candidates, pool_problems = _candidates(spec, nodes, catalog)
     if problems or pool_problems:
-        raise InvalidError([*problems, *pool_problems])
+        raise InvalidError([*beside, *problems, *pool_problems])
     answers = [(candidate, _fitted(spec, engine, model, candidate)) for candidate in candidates]
     fitting = [(candidate, answer) for candidate, answer in answers if answer.fits]
-    if not fitting:
-        raise InvalidError(_unfitting(spec, answers))
+    if beside or not fitting:
+        raise InvalidError([*beside, *([] if fitting else _unfitting(spec, answers))])
     best, answer = min(fitting, key=lambda pair: _cheapness(*pair))
     same = [
         candidate
@@ -74,12 +75,19 @@ def _model(spec: DeploymentSpec, catalog: Catalog) -> ModelCard:
         raise InvalidError([problem]) from error
 
 
-def _problems_before_fit(spec: DeploymentSpec, engine: EngineSpec, model: ModelCard) -> list[Problem]:
+def _problems_beside_fit(spec: DeploymentSpec, engine: EngineSpec, model: ModelCard) -> list[Problem]:
+    """Those with which the fit can be computed all the same."""
     problems = owned_argument_problems(spec.engine_args, "engine_args")
     problems += owned_argument_problems(engine.args, "engine.args")
     licence = licence_problem(model, accepted=spec.accept_license)
     if licence is not None:
         problems.append(licence)
+    return problems
+
+
+def _problems_before_fit(spec: DeploymentSpec, engine: EngineSpec, model: ModelCard) -> list[Problem]:
+    """Those without whose cure there is nothing to compute."""
+    problems = []
     if engine.kind not in model.engines:
         elsewhere = f"serve it with {model.served_elsewhere}, or with a simulated engine"
         found = f"{model.id}, not servable by {engine.kind}"
@@ -87,11 +95,12 @@ def _problems_before_fit(spec: DeploymentSpec, engine: EngineSpec, model: ModelC
         problems.append(Problem(field="model", found=found, expected=expected, hint=elsewhere))
     if model.precision(spec.precision) is None:
         offers = ", ".join(offer.name for offer in model.precisions)
-        problems.append(Problem(field="precision", found=str(spec.precision), expected=f"one of {offers}"))
+        hint = f"leave it out for {model.precisions[0].name}, or name one of these"
+        problems.append(Problem(field="precision", found=str(spec.precision), expected=f"one of {offers}", hint=hint))
     arguments = arguments_of(spec, engine)
     if (spec.context_tokens or 0) > model.context_tokens and not ROPE_ARGUMENTS & arguments.keys():
         problems.append(_too_long(spec, model))
-    return [*problems, *_argument_problems(arguments)]
+    return [*problems, *_argument_problems(spec, arguments)]
 
 
 def _too_long(spec: DeploymentSpec, model: ModelCard) -> Problem:
@@ -102,18 +111,28 @@ def _too_long(spec: DeploymentSpec, model: ModelCard) -> Problem:
     return Problem(field="context", found=str(spec.context_tokens), expected=expected, hint=hint)
 
 
-def _argument_problems(arguments: dict[str, str]) -> list[Problem]:
+def _argument_problems(spec: DeploymentSpec, arguments: dict[str, str]) -> list[Problem]:
     """Arguments that the fit reads must be readable."""
     problems = []
     dtype = arguments.get("kv-cache-dtype")
     if dtype is not None and dtype not in KV_DTYPES:
         valid = ", ".join(KV_DTYPES)
-        problems.append(Problem(field="engine_args.kv-cache-dtype", found=dtype, expected=f"one of {valid}"))
+        hint = "leave it out for the model's own, or write fp8 to halve the cache"
+        problems.append(
+            Problem(field=_placed("kv-cache-dtype", spec), found=dtype, expected=f"one of {valid}", hint=hint)
+        )
     tokens = arguments.get("max-num-batched-tokens")
     if tokens is not None and not (tokens.isdecimal() and int(tokens) > 0):
-        expected = "a positive number of tokens"
-        problems.append(Problem(field="engine_args.max-num-batched-tokens", found=tokens, expected=expected))
+        expected = "a whole number of tokens above 0"
+        hint = "write the tokens that one step may take, for example 8192, or leave it out for the GPU's default"
+        field = _placed("max-num-batched-tokens", spec)
+        problems.append(Problem(field=field, found=tokens or "a flag", expected=expected, hint=hint))
     return problems
+
+
+def _placed(argument: str, spec: DeploymentSpec) -> str:
+    """An argument comes from the deployment, whose own wins, or else from its engine."""
+    return f"{'engine_args' if argument in dict(spec.engine_args) else 'engine.args'}.{argument}"
 
 
 def _candidates(
@@ -124,7 +143,9 @@ def _candidates(
     if not mine:
         pools = sorted({str(node.pool) for node in nodes})
         found = f"{spec.pool or 'no pool'}, with no GPU node"
-        return [], [Problem(field="pool", found=found, expected=f"one of {', '.join(pools) or 'no pool at all'}")]
+        hint = "name a pool whose nodes have GPUs" if pools else "declare a pool under node_pools"
+        expected = f"one of {', '.join(pools) or 'no pool at all'}"
+        return [], [Problem(field="pool", found=found, expected=expected, hint=hint)]
     largest: dict[str, int] = {}
     for node in mine:
         largest[node.gpu_model] = max(node.gpus, largest.get(node.gpu_model, 0))

@@ -29,14 +29,14 @@ class Finding:
 def proof_of(model: ModelCard, shape: Shape, gpu: Gpu, finding: Finding) -> tuple[str, ...]:
     """Line by line from parameters to sequences, each with its terms."""
     return (
-        _parameters_line(model, shape),
+        parameters_line(model, shape),
         _cap_line(gpu, finding),
         *(f"- {part.name}: {format_bytes(part.size_bytes)} ({part.arithmetic})" for part in finding.budget.parts),
         *_kv_lines(shape, finding),
     )
 
 
-def _parameters_line(model: ModelCard, shape: Shape) -> str:
+def parameters_line(model: ModelCard, shape: Shape) -> str:
     total, active = parameters_of(shape), active_parameters_of(shape)
     sparse = f", {active / _GIGA:.2f} B active" if active != total else ""
     known = "" if shape.exact else " (architecture not known: read as a Llama-like decoder)"

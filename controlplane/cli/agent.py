@@ -16,7 +16,10 @@ from controlplane.adapters.gpu.check import gpu_problems
 from controlplane.adapters.gpu.simulated import GpuStateFolder, SimulatedGpus
 from controlplane.adapters.gpu.source import GpuReader, GpuSource
 from controlplane.adapters.system import SystemClock
-from controlplane.cli.exits import ExitCode, fail, reported
+from controlplane.bootstrap.preflight import check_port
+from controlplane.catalog.files import load_catalog
+from controlplane.cli.exits import ExitCode, reported
+from controlplane.kernel.errors import ConflictError
 
 _DEFAULT_GPUS: Final = 8
 """Of a simulated node: an HGX board."""
@@ -54,12 +57,15 @@ def serve(
     name = node or socket.gethostname()
     if context.invoked_subcommand is not None:
         return
-    source = _source(simulate, gpus, name, gpu_state_dir)
     with reported():
+        source = _source(simulate, gpus, name, gpu_state_dir)
+        check_port(host, port, what="node agent", option="--port")
         try:
             asyncio.run(_serve(source, name, gpus, host, port))
         except OSError as error:
-            fail(f"cannot listen on {host}:{port}: {error}; choose another with --port", ExitCode.FAILED)
+            raise ConflictError(
+                f"the node agent cannot listen on {host}:{port}: {error.strerror}; choose with --port"
+            ) from error
 
 
 @app.command()
@@ -75,8 +81,8 @@ def check(
     Made for Slurm's HealthCheckProgram and for people.
     """
     name = node or socket.gethostname()
-    source = _source(simulate, gpus, name, gpu_state_dir)
     with reported():
+        source = _source(simulate, gpus, name, gpu_state_dir)
         sample = asyncio.run(GpuReader(source, SystemClock()).read())
     problems = gpu_problems(sample.gpus, expected=gpus)
     out = Console(soft_wrap=True, highlight=False, markup=False)
@@ -94,6 +100,7 @@ def _source(simulate: str | None, gpus: int | None, node: str, gpu_state_dir: Pa
         from controlplane.adapters.gpu.nvml import NvmlGpus  # noqa: PLC0415  # keeps other commands quick
 
         return NvmlGpus()
+    load_catalog().gpu(simulate)  # NotFoundError with the nearest name
     folder = GpuStateFolder(gpu_state_dir, SystemClock())
     return SimulatedGpus(folder, node=node, gpu_model=simulate, gpus=gpus or _DEFAULT_GPUS)
 

@@ -10,12 +10,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from controlplane.api.wire import DeploymentOut, EventOut, NodeOut, StatusOut
+from controlplane.bootstrap.options import not_ready
 from controlplane.cli.client import DEFAULT_URL
 from controlplane.cli.view import event_line
 from controlplane.settings import STATE_DIR_DEFAULT
 
-_EVENTS_SHOWN = frozenset({"decision", "node", "gateway", "site", "control_plane"})
-"""While running, replicas' own steps stay in `quarterdeck events`; a decision is the line that people want."""
+_EVENTS_SHOWN = frozenset({"decision", "deployment", "node", "gateway", "site", "control_plane"})
+"""While running, replicas' own steps stay in `quarterdeck events`; decisions and holds are what people want."""
 
 
 def own_command() -> str:
@@ -39,16 +40,20 @@ def banner_lines(status: StatusOut, *, control_url: str, state_dir: Path, detach
         + f", {len(status.deployments)} deployment{'' if len(status.deployments) == 1 else 's'}"
     )
     yield ""
-    yield f"  gateway (OpenAI API)  {status.gateway_url}/v1"
+    yield f"  gateway (OpenAI API)  {status.gateway_url}/v1{_gateway_trouble(status)}"
     yield f"  control plane         {control_url}    API docs: {control_url}/docs"
     yield f"  state                 {escape(str(state_dir))}"
     yield f"  load                  {escape(load)}"
+    yield from not_ready_lines(status)
     yield ""
     yield "Type next, in another terminal:" if not detached else "Type next:"
     if chat is not None:
         body = f'{{"model": "{chat}", "messages": [{{"role": "user", "content": "Hello"}}], "max_tokens": 20}}'
         yield f"  curl {status.gateway_url}/v1/chat/completions -H 'Content-Type: application/json' -d '{escape(body)}'"
-    rows = [(f"{command} watch{suffix}", "load, replicas, SLO and decisions, live")]
+    rows = [
+        (f"{command} status{suffix}", "nodes, deployments and replicas at a glance"),
+        (f"{command} watch{suffix}", "load, replicas, SLO and decisions, live"),
+    ]
     if chat is not None:
         rows.append((f"{command} decisions --deployment {chat}{suffix}", "why there are so many replicas"))
     if detached:
@@ -58,6 +63,24 @@ def banner_lines(status: StatusOut, *, control_url: str, state_dir: Path, detach
         yield f"  {escape(typed):<{width}}  [dim]# {meaning}[/dim]"
     if not detached:
         yield "Ctrl-C stops everything; the next start picks up here."
+
+
+def not_ready_lines(status: StatusOut) -> Iterator[str]:
+    """Which deployments are not served yet, and why as far as it is known."""
+    for row in not_ready(status.deployments):
+        why = row.held_up.sentence if row.held_up is not None else "nothing has been done for it yet"
+        ready = row.replicas_by_phase.get("ready", 0)
+        yield f"  [yellow]not ready yet[/yellow]: {row.name} {ready} of {row.replicas_min}: {escape(why)}"
+
+
+def _gateway_trouble(status: StatusOut) -> str:
+    """Why the address does not answer; empty where it does."""
+    failing = [loop.sentence for loop in status.loops if loop.loop == "gateway" and loop.failures_in_a_row]
+    if status.gateway != "missing" and not failing:
+        return ""
+    why = failing[0] if failing else "nothing has been seen of it yet"
+    said = "not up" if status.gateway == "missing" else "its routes are not up to date"
+    return f"  [red]({said}: {escape(why)})[/red]"
 
 
 def describe_fleet(nodes: Sequence[NodeOut]) -> str:

@@ -4,6 +4,7 @@ import json
 import re
 import uuid
 from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 from types import TracebackType
 from typing import Annotated, Final, Self
 from urllib.parse import urlsplit
@@ -29,6 +30,8 @@ _TIMEOUT_S: Final = 10.0
 """Every answer of the control plane comes from memory or one short transaction."""
 _STREAM_SILENCE_S: Final = 60.0
 """An open event stream says that it is still there every 15 s."""
+PROBLEM_JSON: Final = "application/problem+json"
+"""As in `controlplane.api.problems`, which would load the whole web framework."""
 _SHOWN_CHARS: Final = 120
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -54,9 +57,11 @@ class ApiClient:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._http.close()
 
-    def get(self, path: str, params: Mapping[str, str | int | bool | None] | None = None) -> Json:
+    def get(
+        self, path: str, params: Mapping[str, str | int | bool | None] | None = None, *, timeout_s: float = _TIMEOUT_S
+    ) -> Json:
         kept = {key: value for key, value in (params or {}).items() if value is not None}
-        return self._call("GET", path, params=kept)
+        return self._call("GET", path, params=kept, timeout=timeout_s)
 
     def post(self, path: str, body: Mapping[str, Json]) -> Json:
         """A change, sent under a fresh idempotency key so that a retry by the transport cannot double it."""
@@ -90,15 +95,20 @@ class ApiClient:
         except httpx2.RequestError as error:
             raise self._unreachable(error) from error
         if not response.is_success:
+            if response.status_code == HTTPStatus.NOT_FOUND and not _is_problem(response):
+                raise self._stranger()
             raise _error_of(response)
         try:
             answer: Json = response.json()
         except ValueError:
-            raise UnreachableError(
-                f"what answers at {self._url} is no control plane; its URL is the line `control plane` of "
-                "`quarterdeck up`, or name another with --control-plane URL"
-            ) from None
+            raise self._stranger() from None
         return answer
+
+    def _stranger(self) -> UnreachableError:
+        return UnreachableError(
+            f"what answers at {self._url} is no control plane (the gateway has a port of its own); its URL is the line "
+            "`control plane` of `quarterdeck up`, or name another with --control-plane URL"
+        )
 
     def _unreachable(self, error: httpx2.RequestError) -> UnreachableError:
         return UnreachableError(
@@ -139,6 +149,11 @@ def _checked(url: str) -> str:
     if not usable:
         raise InvalidError([Problem(field="--control-plane", found=repr(url), expected=f"a URL such as {DEFAULT_URL}")])
     return url.rstrip("/")
+
+
+def _is_problem(response: httpx2.Response) -> bool:
+    """Whether our API said it."""
+    return response.headers.get("content-type", "").startswith(PROBLEM_JSON)
 
 
 def _error_of(response: httpx2.Response) -> QuarterdeckError:

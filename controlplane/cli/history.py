@@ -1,16 +1,20 @@
 """Commands that look back: what happened, what was decided and why, what was used."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from controlplane.api.wire import DecisionDetail, DecisionOut, EventOut, ReplayOut, UsageOut
+from controlplane.api.wire import REPLAYED_MAX, DecisionDetail, DecisionOut, EventOut, ReplayOut, UsageOut
 from controlplane.cli.client import DEFAULT_URL, ApiClient, AsJson, ControlPlane, named, parsed, parsed_rows
 from controlplane.cli.exits import ExitCode, reported
 from controlplane.cli.view import event_line, grounds, make_console, moved, print_json, print_table, table_of
 from controlplane.domain.event import EventKind
+
+_DECISIONS_SHOWN: Final = 20
+_REPLAY_TIMEOUT_S: Final = 60.0
+"""For the most decisions that are replayed at once."""
 
 
 def events(
@@ -42,7 +46,14 @@ def events(
 
 def decisions(
     deployment: Annotated[str | None, typer.Option(help="Only those of one deployment.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="The last so many.")] = 20,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=REPLAYED_MAX,
+            help=f"The last so many (default: {_DECISIONS_SHOWN}; all that are kept for --replay).",
+        ),
+    ] = None,
     sequence: Annotated[
         int | None, typer.Option("--show", metavar="#", min=1, help="One decision with all that it was made from.")
     ] = None,
@@ -55,11 +66,11 @@ def decisions(
     console = make_console()
     with reported(), ApiClient(control_plane) as client:
         if replay:
-            return _replay(client, deployment, limit, as_json=as_json)
+            return _replay(client, deployment, limit or REPLAYED_MAX, as_json=as_json)
         if sequence is not None:
             detail = parsed(DecisionDetail, client.get(f"/api/v1/decisions/{sequence}"))
             return print_json(console, detail.model_dump(mode="json"))
-        answer = client.get("/api/v1/decisions", {"deployment": deployment, "limit": limit})
+        answer = client.get("/api/v1/decisions", {"deployment": deployment, "limit": limit or _DECISIONS_SHOWN})
         if as_json:
             return print_json(console, answer)
         rows = parsed_rows(DecisionOut, answer)
@@ -102,12 +113,15 @@ def usage(control_plane: ControlPlane = DEFAULT_URL, *, as_json: AsJson = False)
 def _replay(client: ApiClient, deployment: str | None, limit: int, *, as_json: bool) -> None:
     _check_deployment(client, deployment)
     console = make_console()
-    answer = client.get("/api/v1/decisions/replay", {"deployment": deployment, "limit": limit})
+    answer = client.get(
+        "/api/v1/decisions/replay", {"deployment": deployment, "limit": limit}, timeout_s=_REPLAY_TIMEOUT_S
+    )
     row = parsed(ReplayOut, answer)
     if as_json:
         print_json(console, answer)
     else:
-        console.print(f"{row.replayed} decisions decided again, {row.same} came out the same, byte for byte")
+        which = f"the last {row.replayed}" if row.replayed == limit else str(row.replayed)
+        console.print(f"{which} decisions decided again, {row.same} came out the same, byte for byte")
         for line in row.differing:
             console.print(f"  [red]{escape(line)}[/red]")
     if row.differing:

@@ -20,6 +20,7 @@ from controlplane.cli.client import (
     ApiClient,
     AsJson,
     ControlPlane,
+    Json,
     named,
     parsed,
     parsed_rows,
@@ -35,6 +36,7 @@ from controlplane.cli.view import (
     table_of,
     why_lines,
 )
+from controlplane.kernel.errors import NotFoundError
 from controlplane.kernel.units import format_bytes
 
 
@@ -167,7 +169,9 @@ def replicas(
 
 
 def logs(
-    replica: Annotated[str, typer.Argument(help="A replica's name, as `quarterdeck replicas` prints it.")],
+    replica: Annotated[
+        str, typer.Argument(help="A replica's name, as `quarterdeck replicas` prints it, or a deployment with one.")
+    ],
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, max=5000, help="How many.")] = 100,
     control_plane: ControlPlane = DEFAULT_URL,
     *,
@@ -176,7 +180,7 @@ def logs(
     """The last lines that a replica's engine printed."""
     console = make_console()
     with reported(), ApiClient(control_plane) as client:
-        answer = client.get(named("/api/v1/replicas/{}/log", replica), {"lines": lines})
+        answer = _log_of(client, replica, lines)
         if as_json:
             return print_json(console, answer)
         printed = parsed(LogOut, answer).lines
@@ -185,6 +189,21 @@ def logs(
         if not printed:
             make_console().print(f"{replica} has printed nothing yet")
     return None
+
+
+def _log_of(client: ApiClient, name: str, lines: int) -> Json:
+    try:
+        return client.get(named("/api/v1/replicas/{}/log", name), {"lines": lines})
+    except NotFoundError as error:
+        rows = parsed_rows(ReplicaOut, client.get("/api/v1/replicas", {"deployment": name}))
+        match rows:
+            case []:
+                raise
+            case [only]:
+                return client.get(named("/api/v1/replicas/{}/log", only.name), {"lines": lines})
+            case _:
+                listed = ", ".join(row.name for row in rows)
+                raise NotFoundError(f"{name} is a deployment with {len(rows)} replicas; name one: {listed}") from error
 
 
 def _show_deployment(detail: DeploymentDetail) -> None:

@@ -10,25 +10,26 @@ from typing import Annotated, Any, Final
 import typer
 
 from controlplane.adapters.sitefile.jsonschema import site_json_schema
-from controlplane.adapters.sitefile.parse import parse_site, read_site, read_text
-from controlplane.adapters.sitefile.planned import PlannedFile, plan_site_file
-from controlplane.api.wire import SiteChangeOut, SiteDocument
+from controlplane.adapters.sitefile.parse import Reading, examine_site, parse_site, read_text
+from controlplane.adapters.sitefile.planned import CheckedFile, PlannedFile, check_site_file, plan_reading
+from controlplane.api.wire import SiteChangeOut
+from controlplane.catalog.arguments import unknown_arguments
 from controlplane.catalog.files import load_catalog
 from controlplane.catalog.model import Catalog
 from controlplane.catalog.planning import plan_serving
 from controlplane.cli.client import DEFAULT_URL, ApiClient, AsJson, ControlPlane, parsed
 from controlplane.cli.exits import ExitCode, reported
 from controlplane.cli.view import make_console, print_table, table_of
-from controlplane.kernel.errors import InvalidError, Problem
+from controlplane.kernel.errors import ConflictError, Problem
 from controlplane.kernel.units import format_bytes
 from controlplane.sites.change import compare_sites
+from controlplane.sites.model import Advisor, Planner
 
 app = typer.Typer(help="Check, compare and apply site files.", no_args_is_help=True)
 
 SiteFileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A site.yaml.", show_default=False)]
 
-_RUNNING: Final = "the running site"
-"""Stands for a file's name in messages about the document that the control plane has."""
+_APPLIED_ALREADY: Final = "nothing changes: it is applied already"
 
 
 @app.command()
@@ -37,15 +38,14 @@ def check(file: SiteFileArgument, *, as_json: AsJson = False) -> None:
     with reported():
         text = read_text(file)
         catalog = load_catalog()
-    try:
-        planned = _planned(text, catalog, file=str(file))
-    except InvalidError as error:
-        _show_problems(error.problems, file, as_json=as_json)
-        raise typer.Exit(ExitCode.FAILED) from error
+        checked = check_site_file(_read(text, catalog, file=str(file)), *_planning(catalog))
+    if checked.planned is None:
+        _show_problems(checked, file, as_json=as_json)
+        raise typer.Exit(ExitCode.FAILED)
     if as_json:
-        _print_json(_summary(planned))
+        _print_json(_summary(checked.planned))
     else:
-        _show_plans(planned, file)
+        _show_plans(checked.planned, file)
 
 
 @app.command()
@@ -58,16 +58,15 @@ def diff(
     control_plane: ControlPlane = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a site file would change."""
+    """Show what a site file would change, and whether applying it would be refused."""
     with reported():
         catalog = load_catalog()
         after = _planned(read_text(file), catalog, file=str(file))
         if against is None:
-            with ApiClient(control_plane) as client:
-                running = parsed(SiteDocument, client.get("/api/v1/site/document"))
-            before = _planned(running.document, catalog, file=_RUNNING)
-        else:
-            before = _planned(read_text(against), catalog, file=str(against))
+            # The control plane's own answer: it knows what runs, and it is the one that will apply or refuse.
+            _send(control_plane, after.document, dry_run=True, as_json=as_json)
+            return
+        before = _planned(read_text(against), catalog, file=str(against))
         change = compare_sites(before.site, before.plans, after.site, after.plans)
         _show_changes(list(change.sentences()), nothing="nothing changes", as_json=as_json)
 
@@ -84,10 +83,7 @@ def apply(
     with reported():
         document = read_text(file)
         parse_site(document, file=str(file))
-        with ApiClient(control_plane) as client:
-            answer = client.put("/api/v1/site", {"document": document}, {"dry_run": dry_run})
-        changes = parsed(SiteChangeOut, answer).changes
-        _show_changes(changes, nothing="nothing changes: it is applied already", as_json=as_json)
+        _send(control_plane, document, dry_run=dry_run, as_json=as_json)
 
 
 @app.command()
@@ -114,18 +110,47 @@ def schema_text() -> str:
     return json.dumps(site_json_schema(), indent=2) + "\n"
 
 
-def _planned(text: str, catalog: Catalog, *, file: str) -> PlannedFile:
-    read = read_site(text, file=file, known_models=frozenset(catalog.models), known_gpus=frozenset(catalog.gpus))
-    return plan_site_file(read, partial(plan_serving, catalog=catalog))
+def _send(control_plane: str, document: str, *, dry_run: bool, as_json: bool) -> None:
+    """Apply, or ask what applying would do: the same answer in both cases, a refusal too."""
+    try:
+        with ApiClient(control_plane) as client:
+            answer = client.put("/api/v1/site", {"document": document}, {"dry_run": dry_run})
+    except ConflictError as error:
+        _show_refusal(str(error), as_json=as_json)
+        raise typer.Exit(ExitCode.CONFLICT) from error
+    _show_changes(parsed(SiteChangeOut, answer).changes, nothing=_APPLIED_ALREADY, as_json=as_json)
 
 
-def _show_problems(problems: Sequence[Problem], file: Path, *, as_json: bool) -> None:
+def _show_refusal(sentence: str, *, as_json: bool) -> None:
     if as_json:
-        _print_json({"ok": False, "problems": [asdict(problem) for problem in problems], "warnings": []})
+        _print_json({"changed": False, "changes": [], "refused": sentence})
+    else:
+        typer.echo(f"refused: {sentence}")
+
+
+def _planned(text: str, catalog: Catalog, *, file: str) -> PlannedFile:
+    return plan_reading(_read(text, catalog, file=file), *_planning(catalog))
+
+
+def _read(text: str, catalog: Catalog, *, file: str) -> Reading:
+    models, gpus = frozenset(catalog.models), frozenset(catalog.gpus)
+    return examine_site(text, file=file, known_models=models, known_gpus=gpus)
+
+
+def _planning(catalog: Catalog) -> tuple[Planner, Advisor]:
+    return partial(plan_serving, catalog=catalog), partial(unknown_arguments, catalog=catalog)
+
+
+def _show_problems(checked: CheckedFile, file: Path, *, as_json: bool) -> None:
+    problems = checked.problems
+    if as_json:
+        found = [asdict(problem) for problem in problems]
+        _print_json({"ok": False, "problems": found, "warnings": [], "note": checked.note})
         return
     for problem in problems:
         typer.echo(_in_lines(problem))
-    typer.echo(f"{file}: {len(problems)} problem{'' if len(problems) == 1 else 's'}")
+    note = f"; {checked.note}" if checked.note else ""
+    typer.echo(f"{file}: {len(problems)} problem{'' if len(problems) == 1 else 's'}{note}")
 
 
 def _in_lines(problem: Problem) -> str:

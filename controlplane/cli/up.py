@@ -5,27 +5,28 @@ import logging
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
-from controlplane.adapters.instance import InstanceLock, read_note
+from controlplane.adapters.instance import InstanceLock, InstanceNote, read_note
 from controlplane.api.wire import EventOut, StatusOut
-from controlplane.bootstrap.options import Running, ServeOptions
+from controlplane.bootstrap.options import READY_PATIENCE, Running, ServeOptions, Told, log_file
 from controlplane.bootstrap.preflight import check_state_dir
 from controlplane.cli.banner import banner_lines, print_event
 from controlplane.cli.client import ApiClient, parsed
 from controlplane.cli.down import StateDir
-from controlplane.cli.exits import ExitCode, UnreachableError, fail, reported
+from controlplane.cli.exits import ExitCode, fail, reported
 from controlplane.cli.view import make_console
-from controlplane.kernel.errors import QuarterdeckError, RetryableError, TerminalError
+from controlplane.kernel.errors import QuarterdeckError, TerminalError
 from controlplane.settings import read_settings
 
 _LOG = logging.getLogger(__name__)
 
-_READY_S: Final = 180.0
-"""How long `--detach` waits for the first replicas; the real engine's cold start may take longer, and it says so."""
+_SAYS_NOTHING_S: Final = READY_PATIENCE.total_seconds() + 60.0
+"""The one that was started waits for its first replicas itself; without a word for a minute more, it hangs."""
 _LOOK_S: Final = 0.3
 _LOG_LINES_ON_FAILURE: Final = 15
 _STARTING: Final = "starting; the first replicas take some seconds"
@@ -82,8 +83,8 @@ def up(
         if detach:
             _detach(options)
         else:
-            make_console().print(_STARTING, style="dim")
-            _serve(options)
+            with suppress(KeyboardInterrupt):  # before it listened for signals: nothing was started yet
+                _serve(options)
             make_console().print("stopped; `up` again picks up here", style="dim")
 
 
@@ -91,7 +92,7 @@ def _serve(options: ServeOptions) -> None:
     from controlplane.bootstrap.serve import serve  # noqa: PLC0415  # a second of imports that only `up` needs
 
     try:
-        asyncio.run(serve(options, on_ready=_on_ready, on_event=_on_event))
+        asyncio.run(serve(options, Told(on_starting=_on_starting, on_ready=_on_ready, on_event=_on_event)))
     except (QuarterdeckError, OSError):
         raise
     except Exception as error:
@@ -102,6 +103,10 @@ def _serve(options: ServeOptions) -> None:
             f"the control plane failed ({type(error).__name__}: {error}). Gateway and replicas go on serving: `up` "
             "takes them over again, `down` stops them"
         ) from error
+
+
+def _on_starting() -> None:
+    make_console().print(_STARTING, style="dim")
 
 
 def _on_ready(running: Running) -> None:
@@ -130,21 +135,22 @@ def _detach(options: ServeOptions) -> None:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
-    give_up_at = time.monotonic() + _READY_S
+    give_up_at = time.monotonic() + _SAYS_NOTHING_S
     with make_console().status(_STARTING):
-        while not _answers(options, process.pid):
+        while (note := _announced(options, process.pid)) is None:
             if process.poll() is not None:
                 fail(f"{_last_words(log, before_bytes)}\n(its whole output: {log})", _code_of(process.returncode))
             if time.monotonic() > give_up_at:
-                fail(f"not ready after {_READY_S:.0f} s; it goes on starting, {log} says why", ExitCode.FAILED)
+                fail(
+                    f"it says nothing after {_SAYS_NOTHING_S:.0f} s (pid {process.pid}); what it does is in "
+                    f"{log_file(options)}, `quarterdeck down` stops it",
+                    ExitCode.FAILED,
+                )
             time.sleep(_LOOK_S)
-    note = read_note(options.state_dir, options.instance)
-    assert note is not None, "a control plane that answers has written its note"
     with ApiClient(note.control_url) as client:
         status = parsed(StatusOut, client.get("/api/v1/status"))
-    load = "as the site file declares" if options.load else "none (--no-load)"
     for line in banner_lines(
-        status, control_url=note.control_url, state_dir=options.state_dir, detached=True, load=load
+        status, control_url=note.control_url, state_dir=options.state_dir, detached=True, load=note.load or ""
     ):
         make_console().print(line)
 
@@ -162,17 +168,10 @@ def _code_of(returncode: int) -> ExitCode:
     return ExitCode(returncode) if returncode in tuple(ExitCode) and returncode else ExitCode.FAILED
 
 
-def _answers(options: ServeOptions, pid: int) -> bool:
+def _announced(options: ServeOptions, pid: int) -> InstanceNote | None:
+    """The note of the one that was started, once it has waited for its first replicas, in vain or not."""
     note = read_note(options.state_dir, options.instance)
-    if note is None or note.pid != pid:
-        return False
-    try:
-        with ApiClient(note.control_url) as client:
-            client.get("/readyz")
-            status = parsed(StatusOut, client.get("/api/v1/status"))
-    except (UnreachableError, RetryableError):
-        return False
-    return all(row.replicas_by_phase.get("ready", 0) >= row.replicas_min for row in status.deployments)
+    return note if note is not None and note.pid == pid and note.load is not None else None
 
 
 def _arguments(options: ServeOptions) -> list[str]:

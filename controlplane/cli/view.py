@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from controlplane.api.wire import DecisionOut, DeploymentOut, EventOut, NodeOut, SloNow, StatusOut
+from controlplane.domain.reason import Reason
 
 _WIDTH_MAX: Final = 1000
 _GOOD_STATES: Final = frozenset({"ready"})
@@ -19,6 +20,8 @@ _NUMBERS: Final = frozenset(
      "cold start"}
 )  # fmt: skip
 """Columns that are read by magnitude, so that they stand right-aligned."""
+_STUCK_REASONS: Final = frozenset({Reason.NO_CAPACITY, Reason.BREAKER_OPEN, Reason.LAUNCH_REFUSED})
+"""Of a deployment's newest event: nothing goes on by itself until something else changes."""
 _SITE_SUBJECT: Final = "site"
 """Subject of events about the whole site: no name that a person gave."""
 
@@ -41,6 +44,9 @@ def status_lines(status: StatusOut) -> Iterator[str]:
             f"[yellow]loop {loop.loop}/{loop.resource} failed {loop.failures_in_a_row} times: "
             f"{escape(loop.sentence)}[/yellow]"
         )
+    for row in status.deployments:
+        if row.held_up is not None and row.held_up.reason in _STUCK_REASONS:
+            yield f"[yellow]{row.name} waits: {escape(row.held_up.sentence)}[/yellow]"
 
 
 def nodes_table(nodes: Sequence[NodeOut]) -> Table:

@@ -19,10 +19,20 @@ OWN_ERRORS: Final[Mapping[int, str]] = {
     408: replies.invalid_request("The request did not arrive in time.", code="request_timeout"),
     500: replies.error_json("The gateway failed on this request.", kind="server_error", code="gateway_error"),
     502: replies.error_json("The replica broke off before it answered.", kind="server_error", code="replica_failed"),
-    503: replies.overloaded("No replica could take the request in time; try again after Retry-After."),
     504: replies.error_json("The replica did not answer in time.", kind="server_error", code="replica_timeout"),
 }
-"""HAProxy's own errors by status, in OpenAI's shape instead of HTML."""
+"""HAProxy's own errors by status, in OpenAI's shape instead of HTML. 503 has two texts: see below."""
+
+ACTIVATOR_AWAY: Final = replies.overloaded("The gateway's activator restarts; try again after Retry-After.")
+"""503 where only the activator could take the request."""
+
+_MORE: Final = "MORE-ON-SERVER"
+
+
+def overloaded_format(more_map: str) -> str:
+    """503 elsewhere, as an HAProxy log-format without apostrophes; the map says more on the server that failed."""
+    text = replies.overloaded(f"No replica could take the request in time{_MORE}; try again after Retry-After.")
+    return _log_format(text, _MORE, f"%[srv_name,map_str({more_map})]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +98,8 @@ def _files(table: RouteTable, keys: Sequence[KeyDigest]) -> Iterator[tuple[str, 
     yield "health.json", '{"status":"ok"}'
     for status, text in OWN_ERRORS.items():
         yield f"error-{status}.json", text
+    yield "error-503-slow.json", ACTIVATOR_AWAY
+    yield "more.map", _map([("hold", ", and the gateway's activator, which would hold it, restarts")])
     if table.spec.tenants:
         yield "no-key.json", replies.key_refused()
         yield "too-often.json", replies.rate_limited()

@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import Final
 
 from controlplane.gateway import replies
-from controlplane.gateway.beside import BesideFiles, KeyDigest, render_files
+from controlplane.gateway.beside import BesideFiles, KeyDigest, overloaded_format, render_files
 from controlplane.gateway.changes import Assignment, backend_name, slot_name
 from controlplane.gateway.model import Route, RouteTable, Server
 from controlplane.gateway.sections import ACCESS, BEHIND, DEPLOYMENT, GLOBAL, PUBLIC
@@ -152,8 +152,10 @@ def _values(structure: Structure) -> dict[str, str]:
         "inference_paths": " ".join(replies.INFERENCE_PATHS),
         "internal_socket": place.internal_socket,
         "keep_alive_timeout": _ms(KEEP_ALIVE_TIMEOUT),
+        "look_header": replies.LOOK_HEADER,
         "metrics_port": str(place.metrics_port),
         "model_header": replies.MODEL_HEADER,
+        "overloaded_format": overloaded_format(files["more_map"]),
         "queue_timeout": _ms(spec.queue_timeout),
         "refuse_header": replies.REFUSE_HEADER,
         "request_timeout": _ms(REQUEST_TIMEOUT),

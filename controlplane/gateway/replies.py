@@ -19,6 +19,8 @@ RESENT_HEADER: Final = "X-Quarterdeck-Resent"
 """On a request that the activator sent back: if no replica can take it, it is told so instead of being held again."""
 REFUSE_HEADER: Final = "X-Quarterdeck-Refuse"
 """A status that the activator should answer after it read the rest of a long body away, so that the caller sees it."""
+LOOK_HEADER: Final = "X-Quarterdeck-Look"
+"""On a request without body by which the activator asks only whether HAProxy knows the model: 404 or 204."""
 RETRY_AFTER_HEADER: Final = "X-Quarterdeck-Retry-After"
 
 HOLD_STATUS: Final = 421
@@ -71,7 +73,7 @@ def overloaded(message: str) -> str:
 
 def body_too_large(limit_bytes: int) -> str:
     return invalid_request(
-        f"The request body is larger than the gateway's limit of {limit_bytes} bytes (gateway.body_bytes_max).",
+        f"The request body is larger than the gateway's limit of {limit_bytes} bytes (site file: gateway.body_max).",
         code="request_too_large",
     )
 

@@ -53,7 +53,7 @@ defaults
   http-error status 408 content-type application/json file $error_408_json
   http-error status 500 content-type application/json file $error_500_json
   http-error status 502 content-type application/json file $error_502_json
-  http-error status 503 content-type application/json file $error_503_json hdr Retry-After $retry_after_s
+  http-error status 503 content-type application/json lf-string '$overloaded_format' hdr Retry-After $retry_after_s
   http-error status 504 content-type application/json file $error_504_json
 """)
 
@@ -167,6 +167,7 @@ frontend internal
   acl known var(txn.deployment) -m found
   acl arrival req.hdr($arrival_header) -m found
   http-request return status 404 content-type application/json lf-file $unknown_model_json unless known
+  http-request return status 204 if { req.hdr($look_header) -m found }
   http-request track-sc0 var(txn.deployment) table arrivals if arrival
   http-request sc-inc-gpc0(0) if arrival
   http-after-response sc-inc-gpc1(0) if { status ge 500 }
@@ -187,6 +188,7 @@ backend tenants
   stick-table type string len 64 size $counted_max expire 2m store gpc0,gpc0_rate(60s)
 
 backend slow
+  http-error status 503 content-type application/json file $error_503_slow_json hdr Retry-After $retry_after_s
   server activator unix@$activator_socket
 """)
 

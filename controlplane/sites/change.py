@@ -18,6 +18,7 @@ from controlplane.sites.model import (
     NodeChange,
     NodeRemoval,
     Plans,
+    SectionChange,
     SiteChange,
 )
 
@@ -39,7 +40,8 @@ class _Before:
 
     nodes: Mapping[NodeName, NodeSpec]
     nodes_leaving: Collection[NodeName]
-    nodes_occupied: Collection[NodeName]
+    nodes_occupied: Collection[NodeName] | None
+    """None: not known."""
     deployments: Mapping[DeploymentName, tuple[DeploymentSpec, ServingPlan]]
     deployments_leaving: Collection[DeploymentName]
 
@@ -69,11 +71,11 @@ def plan_site_change(
 
 
 def compare_sites(before: Site, before_plans: Plans, after: Site, after_plans: Plans) -> SiteChange:
-    """The difference between two sites, as if the first had been applied and every node of it ran something."""
+    """The difference between two sites, as if the first had been applied; what runs on its nodes is not known."""
     state = _Before(
         nodes={spec.name: spec for spec in before.nodes},
         nodes_leaving=(),
-        nodes_occupied={spec.name for spec in before.nodes},
+        nodes_occupied=None,
         deployments={spec.name: (spec, before_plans[spec.name]) for spec in before.deployments},
         deployments_leaving=(),
     )
@@ -83,12 +85,15 @@ def compare_sites(before: Site, before_plans: Plans, after: Site, after_plans: P
 def _change(before: _Before, site: Site, plans: Plans, previous: Site | None) -> SiteChange:
     nodes = {spec.name: spec for spec in site.nodes}
     deployments = {spec.name: spec for spec in site.deployments}
+    occupied = before.nodes_occupied
     gone_nodes = sorted(before.nodes.keys() - nodes.keys() - set(before.nodes_leaving))
     gone_deployments = before.deployments.keys() - deployments.keys() - set(before.deployments_leaving)
     return SiteChange(
         nodes_added=tuple(nodes[name] for name in sorted(nodes.keys() - before.nodes.keys())),
         nodes_changed=tuple(_changed_nodes(before, nodes)),
-        nodes_removed=tuple(NodeRemoval(name=name, drains=name in before.nodes_occupied) for name in gone_nodes),
+        nodes_removed=tuple(
+            NodeRemoval(name=name, drains=None if occupied is None else name in occupied) for name in gone_nodes
+        ),
         deployments_added=tuple(
             DeploymentAddition(spec=deployments[name], plan=plans[name])
             for name in sorted(deployments.keys() - before.deployments.keys())
@@ -127,7 +132,7 @@ def _changed_deployments(
             )
 
 
-def _changed_sections(before: Site, after: Site) -> Iterator[FieldChange]:
+def _changed_sections(before: Site, after: Site) -> Iterator[FieldChange | SectionChange]:
     if before.name != after.name:
         yield FieldChange(field="site.name", before=before.name, after=after.name)
     yield from _changed_engines(before, after)
@@ -137,17 +142,20 @@ def _changed_sections(before: Site, after: Site) -> Iterator[FieldChange]:
             for change in changed_fields(old, new):
                 yield FieldChange(field=f"{section}.{change.field}", before=change.before, after=change.after)
         elif old != new:
-            yield FieldChange(field=section, before=_presence(old), after=_presence(new))
+            yield SectionChange(field=section, added=old is None)
     if before.replica_ports != after.replica_ports:
         yield FieldChange(field="replica_ports", before=_ports(before.replica_ports), after=_ports(after.replica_ports))
 
 
-def _changed_engines(before: Site, after: Site) -> Iterator[FieldChange]:
+def _changed_engines(before: Site, after: Site) -> Iterator[FieldChange | SectionChange]:
     old = {engine.name: engine for engine in before.engines}
     new = {engine.name: engine for engine in after.engines}
     for name in sorted(old.keys() | new.keys()):
-        if name not in old or name not in new:
-            yield FieldChange(field=f"engine {name}", before=_presence(old.get(name)), after=_presence(new.get(name)))
+        if name not in old:
+            yield SectionChange(field=f"engine {name}", added=True, what=new[name].kind)
+            continue
+        if name not in new:
+            yield SectionChange(field=f"engine {name}", added=False)
             continue
         for change in changed_fields(old[name], new[name]):
             yield FieldChange(field=f"engine {name}.{change.field}", before=change.before, after=change.after)
@@ -194,10 +202,6 @@ def _written_item(item: object) -> str:
             return f"{key}={other}"
         case _:
             return _written("", item)
-
-
-def _presence(section: object) -> str:
-    return _UNSET if section is None else "set"
 
 
 def _ports(ports: tuple[int, int]) -> str:

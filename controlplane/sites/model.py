@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from controlplane.domain.deployment import DeploymentSpec, ServingPlan
 from controlplane.domain.event import EventKind
@@ -15,7 +16,17 @@ from controlplane.kernel.ids import DeploymentName, NodeName
 type Planner = Callable[[DeploymentSpec, EngineSpec, Sequence[NodeSpec]], ServingPlan]
 """Makes a plan of a deployment, or raises InvalidError with problems whose field is relative to the deployment."""
 
+type Advisor = Callable[[DeploymentSpec, EngineSpec], Sequence[Problem]]
+"""What to warn of in a deployment; fields as the planner's."""
+
 type Plans = Mapping[DeploymentName, ServingPlan]
+
+
+_HOW_A_NODE_GOES: Final[Mapping[bool | None, str]] = {
+    True: "drained first, since replicas run on it",
+    False: "nothing runs on it",
+    None: "drained first where replicas run on it",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +42,20 @@ class FieldChange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SectionChange:
+    """A section or an engine that only one of the two sites has."""
+
+    field: str
+    added: bool
+    what: str = ""
+    """A few words on what is added."""
+
+    def __str__(self) -> str:
+        detail = f": {self.what}" if self.what and self.added else ""
+        return f"{self.field} is {'added' if self.added else 'removed'}{detail}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeChange:
     """A node that is there before and after. `returns`: it was being drained because an earlier file left it out."""
 
@@ -42,8 +67,11 @@ class NodeChange:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeRemoval:
     name: NodeName
-    drains: bool
-    """Replicas run on it: it is drained first, and its row goes once it is empty. False: it goes at once."""
+    drains: bool | None
+    """Replicas run on it: it is drained first, and its row goes once it is empty. False: it goes at once.
+
+    None: not known, since two files were compared.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +103,7 @@ class SiteChange:
     deployments_added: tuple[DeploymentAddition, ...] = ()
     deployments_changed: tuple[DeploymentChange, ...] = ()
     deployments_removed: tuple[DeploymentName, ...] = ()
-    sections_changed: tuple[FieldChange, ...] = ()
+    sections_changed: tuple[FieldChange | SectionChange, ...] = ()
     """Of everything without rows: gateway, telemetry, store, load...; known where the site before is known."""
     document_changed: bool = False
     """The text differs from the one applied last, be it in a comment."""
@@ -94,7 +122,7 @@ class SiteChange:
         yield from self._node_lines()
         yield from self._deployment_lines()
         for section in self.sections_changed:
-            yield ChangeLine(kind=EventKind.SITE, subject="", sentence=str(section))
+            yield ChangeLine(kind=EventKind.SITE, subject="", sentence=str(section), field=section.field)
 
     def _node_lines(self) -> Iterator["ChangeLine"]:
         for spec in self.nodes_added:
@@ -102,7 +130,7 @@ class SiteChange:
         for node in self.nodes_changed:
             yield from _changed(EventKind.NODE, node.spec.name, node.fields, returns=node.returns)
         for removal in self.nodes_removed:
-            how = "drained first, since replicas run on it" if removal.drains else "nothing runs on it"
+            how = _HOW_A_NODE_GOES[removal.drains]
             yield _line(EventKind.NODE, removal.name, f"is removed: {how}", reason=Reason.REMOVED_FROM_SITE)
 
     def _deployment_lines(self) -> Iterator["ChangeLine"]:
@@ -127,6 +155,8 @@ class ChangeLine:
     subject: str
     sentence: str
     reason: Reason = Reason.SITE_APPLIED
+    field: str = ""
+    """Of the site itself: what changed, e.g. `gateway.port`."""
 
 
 def _line(kind: EventKind, subject: str, what: str, *, reason: Reason = Reason.SITE_APPLIED) -> ChangeLine:

@@ -99,6 +99,24 @@ async def test_bodies_are_bounded_together(lab: Lab) -> None:
     assert {answer.status for answer in await asyncio.gather(*waiting, small)} == {200}
 
 
+async def test_long_bodies_without_a_replica_are_held_and_not_broken_off(lab: Lab) -> None:
+    """HAProxy's answer that no replica is up must not end the connection while the body is still being written."""
+    replica = await lab.replica("r0")
+    for _ in range(4):
+        waiting = [asks(lab, number, filler_bytes=500 * KIB) for number in range(6)]
+        await held(lab, 6)
+        await lab.serve("embed", replica)
+        assert [answer.status for answer in await asyncio.gather(*waiting)] == [200] * 6
+        lab.ready["embed"] = []
+        await lab.converge()
+        await eventually(lambda: no_server(lab))
+
+
+async def no_server(lab: Lab) -> bool:
+    await lab.converge()
+    return (await route(lab)).servers_up == 0
+
+
 async def test_the_hold_has_a_deadline(lab: Lab) -> None:
     lab.spec = replace(lab.spec, hold_timeout=timedelta(seconds=0.5))
     await lab.converge()
@@ -151,6 +169,10 @@ async def test_a_killed_activator_is_started_again(lab: Lab) -> None:
     await eventually(lambda: not is_alive(process))
     refused = await asks(lab, 0)
     assert (refused.status, refused.error_code, refused.headers["Retry-After"]) == (503, "service_unavailable", "5")
+    assert b"the gateway's activator, which would hold it, restarts" in refused.body
+    long = await lab.post(json.dumps({"messages": "x" * 150 * KIB, "model": "chat"}))
+    assert (long.status, long.error_code, long.headers["Retry-After"]) == (503, "service_unavailable", "5")
+    assert b"The gateway's activator restarts" in long.body
     assert (await lab.ask_model("chat")).status == 200
     with pytest.raises(RetryableError):
         await lab.gateway.sample()

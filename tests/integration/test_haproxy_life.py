@@ -103,8 +103,8 @@ async def test_a_killed_replica_breaks_only_its_own_streams(lab: Lab) -> None:
     await load.more(100)
     await load.stop()
     assert len(load.failed) <= 20 // 2 + 1, "at most those open on the victim"
-    assert all("502" not in failure and "503" not in failure for failure in load.failed), load.failed
-    assert all(answer.status == 200 for answer in load.answers)
+    statuses = {answer.status for answer in load.answers}
+    assert statuses <= {200, 502}, f"502: the victim had the request and had not begun to answer; found {statuses}"
 
 
 async def test_the_only_replica_killed_new_requests_wait_for_the_next(lab: Lab) -> None:

@@ -122,6 +122,13 @@ async def test_an_unknown_model_is_404_and_says_what_is_served(lab: Lab, model: 
     assert "Set-Cookie" not in answer.headers
 
 
+async def test_an_unknown_model_at_the_end_of_a_long_body_is_always_404(lab: Lab) -> None:
+    """HAProxy answers the activator before it has read the body, and closes: the answer must not get lost."""
+    body = json.dumps({"messages": "x" * 300_000, "model": "nope"})
+    answers = [answer for _ in range(50) for answer in await asyncio.gather(*(lab.post(body) for _ in range(8)))]
+    assert {(answer.status, answer.error_code) for answer in answers} == {(404, "model_not_found")}
+
+
 @pytest.mark.parametrize("path", ["/v1/audio/transcriptions", "/v1/audio/translations"])
 @pytest.mark.parametrize("model_last", [True, False])
 async def test_audio_forms(lab: Lab, *, path: str, model_last: bool) -> None:

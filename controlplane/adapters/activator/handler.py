@@ -7,7 +7,6 @@ Nothing is sent twice that a replica may have begun: only HOLD_STATUS and connec
 """
 
 import asyncio
-import io
 import itertools
 import logging
 from collections import Counter
@@ -46,6 +45,10 @@ CONNECT_TIMEOUT_S: Final = 2.0
 
 _UNREACHABLE_PAUSE: Final = timedelta(milliseconds=200)
 
+LOOK_TIMEOUT_S: Final = 2.0
+"""HAProxy answers from a map, within a millisecond."""
+
+_NOT_FOUND: Final = 404
 _TOO_LARGE: Final = 413
 _SERVER_ERROR: Final = 500
 
@@ -87,16 +90,19 @@ class Handler:
         """New limits, for those who come from now on."""
         self.config = config
         self.holds.requests_max = config.hold_requests_max
-        self.budget.limit_bytes = config.hold_bytes_max
+        self.budget.resize(config.hold_bytes_max)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         if replies.RESENT_HEADER in request.headers:
             deployment = request.headers.get(replies.DEPLOYMENT_HEADER, "")
+            # Answered before the body is read, HAProxy would close on the sender, who may not see the answer then.
+            await read_away(request.content.iter_any())
             return web.Response(status=replies.HOLD_STATUS, headers={replies.DEPLOYMENT_HEADER: deployment})
         body = Body(self.budget)
         try:
             return await self._handle(request, body)
         except _RefusedError as refused:
+            body.free()  # before a slow caller is read away and told
             return await self._refuse(request, refused)
         finally:
             body.free()
@@ -188,6 +194,7 @@ class Handler:
     async def _send(self, request: web.Request, body: Body, ticket: _Ticket) -> aiohttp.ClientResponse:
         headers = _passed_on(request.headers)
         headers += [(replies.MODEL_HEADER, ticket.model), (replies.RESENT_HEADER, "1")]
+        headers.append(("Content-Length", str(len(body.data))))
         if not ticket.counted_outside and not ticket.sent:
             headers.append((replies.ARRIVAL_HEADER, "1"))
         patience_s = UNREACHABLE_PATIENCE.total_seconds()
@@ -197,7 +204,7 @@ class Handler:
                     request.method,
                     request.rel_url,
                     headers=headers,
-                    data=io.BytesIO(body.data) if body.data else None,
+                    data=body.pieces() if body.data else None,
                     allow_redirects=False,
                     timeout=aiohttp.ClientTimeout(
                         total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=self.config.request_timeout_s
@@ -209,10 +216,26 @@ class Handler:
                 patience_s -= _UNREACHABLE_PAUSE.total_seconds()
                 await asyncio.sleep(_UNREACHABLE_PAUSE.total_seconds())
             except (aiohttp.ClientError, TimeoutError) as error:
+                await self._refuse_unknown(ticket)
                 text = "The replica broke off before it answered."
                 raise _RefusedError(
                     502, replies.error_json(text, kind="server_error", code="replica_failed")
                 ) from error
+
+    async def _refuse_unknown(self, ticket: _Ticket) -> None:
+        """_RefusedError when HAProxy does not know the model (any more).
+
+        It says so before it has read the body, and closes: who still writes may lose the answer. So a sending that
+        broke off is followed by a request without body that asks for nothing else, and reaches no replica.
+        """
+        headers = {replies.MODEL_HEADER: ticket.model, replies.LOOK_HEADER: "1"}
+        timeout = aiohttp.ClientTimeout(total=LOOK_TIMEOUT_S)
+        try:
+            async with self._session.get("/", headers=headers, timeout=timeout) as answer:
+                if answer.status == _NOT_FOUND:
+                    raise _RefusedError(_NOT_FOUND, await answer.text())
+        except (aiohttp.ClientError, TimeoutError) as error:
+            _LOG.warning("look failed", extra={"error": str(error)})
 
     async def _refuse(self, request: web.Request, refused: _RefusedError) -> web.Response:
         self.refused_total += 1

@@ -18,7 +18,7 @@ class NoModel:
     why: str
 
 
-def find_model(content_type: str, body: bytes) -> str | NoModel:
+def find_model(content_type: str, body: bytes | bytearray) -> str | NoModel:
     """The `model` of a JSON object or a multipart form. Of equal JSON keys the last counts, as in the engine."""
     header = Message()
     header["Content-Type"] = content_type
@@ -27,7 +27,7 @@ def find_model(content_type: str, body: bytes) -> str | NoModel:
     return _in_json(body)
 
 
-def _in_json(body: bytes) -> str | NoModel:
+def _in_json(body: bytes | bytearray) -> str | NoModel:
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -49,7 +49,7 @@ def _checked(model: object) -> str | NoModel:
             return NoModel(f"`model` must be a string, found {type(model).__name__}.")
 
 
-def _in_form(boundary: str | None, body: bytes) -> str | NoModel:
+def _in_form(boundary: str | None, body: bytes | bytearray) -> str | NoModel:
     """Parts are looked at by their headers only; a part's content (audio) is jumped over, not copied."""
     if not boundary:
         return NoModel("The form has no boundary in its Content-Type.")
@@ -69,7 +69,7 @@ def _in_form(boundary: str | None, body: bytes) -> str | NoModel:
     return NoModel("The form has no field `model`.")
 
 
-def _is_model_part(head: bytes) -> bool:
+def _is_model_part(head: bytes | bytearray) -> bool:
     for line in head.split(b"\r\n"):
         name, _, value = line.partition(b":")
         if name.strip().lower() == b"content-disposition":

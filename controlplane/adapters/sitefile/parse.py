@@ -25,9 +25,10 @@ from controlplane.adapters.sitefile.positions import (
 )
 from controlplane.adapters.sitefile.references import Known, reference_findings
 from controlplane.adapters.sitefile.rules import rule_findings
+from controlplane.adapters.sitefile.salvage import Salvaged, salvage
 from controlplane.adapters.sitefile.schema import SiteDocument
 from controlplane.adapters.sitefile.schema_findings import validate
-from controlplane.adapters.sitefile.secrets import HOW, mask, secret_findings, secret_places
+from controlplane.adapters.sitefile.secrets import instead_of_secret, mask, secret_findings, secret_places
 from controlplane.domain.site import Site
 from controlplane.kernel.errors import InvalidError, Problem
 from controlplane.kernel.units import format_bytes
@@ -54,6 +55,26 @@ class SiteFile:
         return replace(problem, file=self.file, line=place.line, column=place.column)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """A file that was read: sound, or with problems."""
+
+    sound: SiteFile | None = None
+    problems: tuple[Problem, ...] = ()
+    rest: SiteFile | None = None
+    """With problems: the deployments that can be planned all the same, if there are any."""
+    left_out: tuple[str, ...] = ()
+    """The names of the others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Checked:
+    document: SiteDocument | None
+    problems: list[Problem]
+    broken: frozenset[Path]
+    """Where the problems are."""
+
+
 def parse_site(
     text: str, *, file: str, known_models: frozenset[str] | None = None, known_gpus: frozenset[str] | None = None
 ) -> Site:
@@ -73,6 +94,16 @@ def read_site(
     text: str, *, file: str, known_models: frozenset[str] | None = None, known_gpus: frozenset[str] | None = None
 ) -> SiteFile:
     """As `parse_site`, with the positions kept."""
+    reading = examine_site(text, file=file, known_models=known_models, known_gpus=known_gpus)
+    if reading.sound is None:
+        raise InvalidError(reading.problems)
+    return reading.sound
+
+
+def examine_site(
+    text: str, *, file: str, known_models: frozenset[str] | None = None, known_gpus: frozenset[str] | None = None
+) -> Reading:
+    """As `read_site`, with problems as a value beside what can be planned in spite of them. InvalidError: too large."""
     text = text.removeprefix(_BOM)
     size_bytes = len(text.encode("utf-8", "surrogatepass"))
     if size_bytes > DOCUMENT_BYTES_MAX:
@@ -81,15 +112,21 @@ def read_site(
     try:
         tree, yaml_problems = compose(text)
     except UnreadableError as error:
-        _refuse(file, [_of_text(error.finding), *_shaped_secrets(secrets_seen, None)])
+        return Reading(problems=_ordered(file, [_of_text(error.finding), *_shaped_secrets(secrets_seen, None)]))
     if tree is None:
-        _refuse(file, [_empty(text), *_shaped_secrets(secrets_seen, None)])
-    document, problems = _checked(tree, Known(models=known_models, gpus=known_gpus), secrets_seen)
-    problems += [_of_text(problem) for problem in yaml_problems]
-    if problems:
-        _refuse(file, problems)
-    assert document is not None, "a document without a problem is valid"
-    return SiteFile(site=to_site(document), text=text, file=file, tree=tree)
+        return Reading(problems=_ordered(file, [_empty(text), *_shaped_secrets(secrets_seen, None)]))
+    checked = _checked(tree, Known(models=known_models, gpus=known_gpus), secrets_seen)
+    problems = [*checked.problems, *(_of_text(problem) for problem in yaml_problems)]
+    if not problems:
+        assert checked.document is not None, "a document without a problem is valid"
+        return Reading(sound=SiteFile(site=to_site(checked.document), text=text, file=file, tree=tree))
+    # Which of two equal keys was meant is not known: then nothing is planned.
+    rest = Salvaged(site=None, left_out=()) if yaml_problems else salvage(plain(tree), checked.broken)
+    return Reading(
+        problems=_ordered(file, problems),
+        rest=None if rest.site is None else SiteFile(site=rest.site, text=text, file=file, tree=tree),
+        left_out=rest.left_out,
+    )
 
 
 def read_text(path: FilePath) -> str:
@@ -115,14 +152,13 @@ def read_text(path: FilePath) -> str:
         _refuse(str(path), [_problem(place, "document", "bytes that are not UTF-8", "UTF-8 text", hint)])
 
 
-def _checked(
-    tree: Tree, known: Known, secrets_seen: Sequence[tuple[Place, str]]
-) -> tuple[SiteDocument | None, list[Problem]]:
+def _checked(tree: Tree, known: Known, secrets_seen: Sequence[tuple[Place, str]]) -> _Checked:
     """The document, and what schema, rules and the search for secrets say. A secret's place gets that problem alone."""
     if not isinstance(tree, Entries):
         found, hint = shown(plain(tree)), f"begin with `site:`; {_EXAMPLE}"
         problem = _problem(tree.place, "document", found, "a mapping with site, node_pools and engines", hint)
-        return None, [problem, *_shaped_secrets(secrets_seen, tree)]
+        problems = [problem, *_shaped_secrets(secrets_seen, tree)]
+        return _Checked(document=None, problems=problems, broken=frozenset({()}))
     data = plain(tree)
     document, findings = validate(data)
     shaped = {path for place, _ in secrets_seen if (path := path_at(tree, place)) is not None}
@@ -131,14 +167,19 @@ def _checked(
     others = (*findings, *reference_findings(data, known), *rule_findings(data))
     kept = [*named, *(finding for finding in others if finding.at_key or finding.path not in secret)]
     problems = [_of_path(finding, tree) for finding in kept]
-    return document, [*problems, *_shaped_secrets(secrets_seen, tree)]
+    return _Checked(
+        document=document,
+        problems=[*problems, *_shaped_secrets(secrets_seen, tree)],
+        broken=frozenset(shaped | {finding.path for finding in kept}),
+    )
 
 
 def _shaped_secrets(seen: Sequence[tuple[Place, str]], tree: Tree | None) -> Iterator[Problem]:
     for place, kind in seen:
         path = None if tree is None else path_at(tree, place)
         name = "document" if path is None or tree is None else field_name(path, tree)
-        yield _problem(place, name, f"{kind} written out (not repeated here)", "no secret in the file", HOW)
+        hint = instead_of_secret(path or ())
+        yield _problem(place, name, f"{kind} written out (not repeated here)", "no secret in the file", hint)
 
 
 def _empty(text: str) -> Problem:
@@ -214,6 +255,10 @@ def _refuse_size(size_bytes: int, file: str) -> NoReturn:
 
 
 def _refuse(file: str, problems: Iterable[Problem]) -> NoReturn:
+    raise InvalidError(_ordered(file, problems))
+
+
+def _ordered(file: str, problems: Iterable[Problem]) -> tuple[Problem, ...]:
     placed = (replace(problem, file=file) for problem in problems)
     ordered = sorted(placed, key=lambda problem: (problem.line, problem.column, problem.field))
-    raise InvalidError(list(dict.fromkeys(ordered)))
+    return tuple(dict.fromkeys(ordered))

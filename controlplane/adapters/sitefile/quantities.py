@@ -69,12 +69,14 @@ class DurationBetween:
 
     low: timedelta
     high: timedelta
+    usual_unit: str = "s"
+    """What a number without a unit probably meant."""
 
     def parse(self, found: object) -> timedelta:
         """The duration; a pydantic error otherwise."""
         duration = parse_duration(found) if isinstance(found, str) else None
         if duration is None:
-            raise _refusal(_duration_hint(found))
+            raise _refusal(_duration_hint(found, self.usual_unit))
         if not self.low <= duration <= self.high:
             raise _refusal(_BOUNDS_HINT)
         return duration
@@ -121,9 +123,9 @@ def _refusal(hint: str) -> PydanticCustomError:
     return PydanticCustomError("quantity", "{hint}", {"hint": hint})
 
 
-def _duration_hint(found: object) -> str:
+def _duration_hint(found: object, usual_unit: str) -> str:
     if isinstance(found, int | float) and not isinstance(found, bool):
-        return f"add the unit, for example {found}s (units: ms, s, m, h, d)"
+        return f"add the unit, for example {found}{usual_unit} (units: ms, s, m, h, d)"
     return "write a number and ms, s, m, h or d without a space, for example 500ms or 1h30m"
 
 

@@ -50,7 +50,7 @@ REPLICAS_MAX: Final = 2048
 SECTIONS_MAX: Final = 512
 """Engines, pools, deployments: more than a team can own, few enough for a page."""
 
-LatencyLimit = Annotated[timedelta, DurationBetween(_MS, 60 * _MINUTE)]
+LatencyLimit = Annotated[timedelta, DurationBetween(_MS, 60 * _MINUTE, usual_unit="ms")]
 Latency = Annotated[
     dict[PercentileKey, LatencyLimit],
     Field(
@@ -222,7 +222,7 @@ class Hold(Section):
     requests: int = Field(default=256, ge=0, le=100_000)
     """Requests held per deployment."""
     bytes: Annotated[int, SizeBetween(KIB, 64 * GIB)] = 64 * MIB
-    """Bodies held, all deployments together."""
+    """Bodies held, all deployments together; long bodies that only pass through count as well."""
     timeout: Annotated[timedelta, DurationBetween(_SECOND, 60 * _MINUTE)] = 180 * _SECOND
     """Longest time that a request is held."""
 

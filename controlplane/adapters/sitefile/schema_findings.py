@@ -36,11 +36,14 @@ def validate(data: Plain) -> tuple[SiteDocument | None, tuple[Finding, ...]]:
 
 
 def _findings(errors: Sequence[ErrorDetails], data: Plain) -> Iterator[Finding]:
+    meant = _meant(errors, data)
     for error in errors:
         path, value, at_key = _place(error["loc"], data)
         match error["type"]:
             case "extra_forbidden":
                 yield _unknown_key(path)
+            case "missing" if (*path, str(error["loc"][-1])) in meant:
+                continue  # the unknown key says what it should be called
             case "missing":
                 yield _missing((*path, str(error["loc"][-1])))
             case _ if is_secret_path(path):
@@ -49,6 +52,13 @@ def _findings(errors: Sequence[ErrorDetails], data: Plain) -> Iterator[Finding]:
                 yield _wrong_key(path)
             case _:
                 yield _wrong_value(path, value, error)
+
+
+def _meant(errors: Sequence[ErrorDetails], data: Plain) -> frozenset[Path]:
+    """The keys that the unknown ones are near to."""
+    unknown = [_place(error["loc"], data)[0] for error in errors if error["type"] == "extra_forbidden"]
+    near = ((path, nearest(str(path[-1]), keys_at(path[:-1]))) for path in unknown)
+    return frozenset((*path[:-1], close) for path, close in near if close is not None)
 
 
 def _place(loc: tuple[str | int, ...], data: Plain) -> tuple[Path, Plain, bool]:

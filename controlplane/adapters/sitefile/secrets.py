@@ -14,8 +14,16 @@ from controlplane.adapters.sitefile.positions import Place
 from controlplane.domain.site import SecretRef
 from controlplane.kernel.errors import InvalidError, Problem
 
-HOW: Final = "write {env: NAME} or {file: PATH} where the schema takes a secret, and keep the value out of this file"
-"""What to do instead; ends every refusal."""
+HOW: Final = "write {env: NAME} or {file: PATH}, and keep the value out of this file"
+"""What to do where the schema takes a secret."""
+
+_NO_PLACE: Final = (
+    "take it out: secrets belong only to gateway.tenants[].keys and store.url, as {env: NAME} or {file: PATH}"
+)
+_FOR_ENGINES: Final = (
+    "take it out: what an engine reads from HF_*, VLLM_* or NVIDIA_* variables is handed on to it from the control "
+    "plane's environment"
+)
 
 REFERENCE_EXPECTED: Final = "a reference to a secret: {env: NAME} or {file: PATH}"
 HIDDEN: Final = "a value written out (not repeated here)"
@@ -43,8 +51,11 @@ _SECRET_PAIRS: Final = frozenset({("api", "key"), ("access", "key"), ("private",
 _HARMLESS_LAST_WORDS: Final = frozenset({"path", "file", "id", "ids", "name", "url", "type", "parser"})
 """`token_file` says where a secret is; `eos-token-id` and `tokenizer` are a model's."""
 
-_HANDED_ON: Final = ("HF_", "HUGGING_FACE_", "VLLM_")
+_HANDED_ON: Final = ("HF_", "HUGGING_FACE_", "VLLM_", "NCCL_", "CUDA_", "NVIDIA_", "TORCH_")
 """Variables of the control plane's own environment that the local launcher gives to replicas."""
+
+_HOLDERS: Final = (("gateway", "tenants"), ("store", "url"))
+"""Where the schema takes a secret, as a reference."""
 
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 
@@ -143,15 +154,20 @@ def _literals(value: Plain, path: Path) -> Iterator[Finding]:
 
 def inline_secret(path: Path) -> Finding:
     """The refusal of a secret written out at the path."""
-    return Finding(path=path, found=HIDDEN, expected="no secret in the file", hint=_instead(path))
+    return Finding(path=path, found=HIDDEN, expected="no secret in the file", hint=instead_of_secret(path))
 
 
-def _instead(path: Path) -> str:
-    name = str(path[-1])
-    if "env" not in path[:-1]:
+def instead_of_secret(path: Path) -> str:
+    """What to do with a secret that was found at the path; it depends on what reads that place."""
+    if path[:2] in _HOLDERS:
         return HOW
+    if path[:1] not in {("engines",), ("deployments",)}:
+        return _NO_PLACE
+    if "env" not in path[:-1]:
+        return _FOR_ENGINES
+    name = str(path[-1])
     if name.startswith(_HANDED_ON):
-        return f"delete it here and export {name} to the control plane, which hands it on to local replicas"
+        return f"leave it out here and set {name} in the control plane's environment: it is handed on to engines"
     return f"keep it in a file that replicas can read, and give them its path (for example as {name}_FILE)"
 
 

@@ -18,6 +18,8 @@ from controlplane.simulation.engine.faults import Fault, parse_faults
 from controlplane.simulation.engine.scheduler import KV_UNBOUNDED_BLOCKS, SchedulerLimits
 from controlplane.simulation.engine.timing import EngineProfile
 
+HOST_DEFAULT: Final = "127.0.0.1"
+"""Of the simulation, which is for one machine; launched replicas are given theirs."""
 _MODEL_LEN_DEFAULT: Final = 32_768
 """Without --max-model-len; less where the KV cache is smaller. vLLM would take the model's own limit."""
 
@@ -93,7 +95,7 @@ def parse_options(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
         model=model,
         served_names=tuple(known.served_model_name or (model,)),
         adapters=_adapters(known.lora_modules),
-        host=known.host or "0.0.0.0",  # noqa: S104  # vLLM's default
+        host=known.host or HOST_DEFAULT,
         port=known.port,
         api_key=known.api_key,
         task=Task(known.sim_task),
@@ -142,7 +144,7 @@ def _add_vllm_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--model", dest="model_flag")
     group.add_argument("--served-model-name", nargs="+", metavar="NAME")
     group.add_argument("--lora-modules", nargs="+", default=(), metavar="NAME=PATH")
-    group.add_argument("--host")
+    group.add_argument("--host", help=f"address to listen on, {HOST_DEFAULT} without it (vLLM: every address)")
     group.add_argument("--port", type=_whole(low=0, high=65_535), default=8000)
     group.add_argument("--api-key")
     group.add_argument("--max-model-len", type=_whole(low=1))

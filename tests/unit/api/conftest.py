@@ -8,6 +8,7 @@ from starlette.testclient import TestClient
 from controlplane.api.app import create_app
 from controlplane.api.context import ApiContext, LoopAnswer, ReplayAnswer, SiteChangeAnswer
 from controlplane.domain.store import Transaction
+from controlplane.domain.telemetry import Fresh, GatewaySample
 from controlplane.kernel.errors import InvalidError, Problem
 from controlplane.kernel.ids import ReplicaName
 from controlplane.metering.slo import SloStanding
@@ -67,6 +68,7 @@ async def _fill(tx: Transaction) -> None:
 def edge() -> Iterator[Edge]:
     clock, hints = FakeClock(), RecordedHints()
     store, telemetry = MemoryStore(), FakeTelemetry(clock)
+    telemetry.set_gateway(Fresh(GatewaySample(at=START, epoch="1", routes={}, servers={})))
     loops = [
         LoopAnswer(
             loop="replicas", resource="chat", outcome="quiet", seconds_since_last_tick=0.5, overdue=False,

@@ -1,9 +1,14 @@
+import asyncio
 import json
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from controlplane.domain.telemetry import Fresh
+from controlplane.domain.event import EventKind, NewEvent
+from controlplane.domain.reason import Reason
+from controlplane.domain.telemetry import Fresh, Missing
+from controlplane.kernel.ids import DeploymentName
 from controlplane.testing.builders import make_replica
 from controlplane.testing.telemetry import make_engine_sample
 from tests.conftest import GoldenText
@@ -16,7 +21,8 @@ def test_status_shows_everything_at_a_glance(edge: Edge) -> None:
     status = edge.client.get("/api/v1/status").json()
     assert status["site"] == "demo"
     assert (status["gpus_total"], status["gpus_held"]) == (8, 1)
-    assert status["gateway"] == "missing"
+    assert status["gateway"] == "fresh"
+    assert status["deployments"][0]["held_up"] is None
     assert status["deployments"][0]["replicas_by_phase"] == {"ready": 1}
     assert status["deployments"][0]["traffic"] is None
 
@@ -131,6 +137,15 @@ def test_readyz_names_the_loop_that_does_not_tick(edge: Edge) -> None:
     assert int(answer.headers["retry-after"]) > 0
 
 
+def test_readyz_says_that_the_gateway_is_not_there(edge: Edge) -> None:
+    edge.telemetry.set_gateway(Missing("its socket is not there"))
+    answer = edge.client.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json()["detail"] == "the gateway is not up: its socket is not there"
+    edge.loops.append(replace(edge.loops[0], loop="gateway", failures_in_a_row=3, sentence="port 8000 is taken"))
+    assert edge.client.get("/readyz").json()["detail"] == "the gateway is not up: port 8000 is taken"
+
+
 def test_another_host_name_is_refused(edge: Edge) -> None:
     assert edge.client.get("/api/v1/status", headers={"Host": "evil.example"}).status_code == 400
 
@@ -139,6 +154,103 @@ def test_a_form_post_of_a_web_page_changes_nothing(edge: Edge) -> None:
     answer = edge.client.post(SCALE, content=b'{"replicas": 3}', headers={"Content-Type": "text/plain"})
     assert answer.status_code == 415
     assert edge.client.get("/api/v1/deployments/chat").json()["generation"] == 1
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://localhost:3000"},
+    ],
+)
+def test_a_page_of_another_site_changes_nothing_even_without_a_body(edge: Edge, headers: dict[str, str]) -> None:
+    answer = edge.client.post("/api/v1/deployments/chat/pause", headers=headers)
+    assert answer.status_code == 403
+    assert edge.client.get("/api/v1/deployments/chat").json()["paused"] is False
+    assert edge.client.get("/api/v1/status", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("headers", [{}, {"Sec-Fetch-Site": "same-origin", "Origin": "http://localhost"}])
+def test_an_intent_needs_no_body(edge: Edge, headers: dict[str, str]) -> None:
+    assert edge.client.post("/api/v1/deployments/chat/pause", headers=headers).status_code == 202
+    assert edge.client.post("/api/v1/nodes/node-1/cordon", headers=headers).status_code == 202
+    assert edge.client.post(SCALE, headers=headers).status_code == 422
+
+
+@pytest.mark.parametrize(("method", "path"), [("PATCH", SCALE), ("BREW", SCALE), ("POST", "/api/v1/status")])
+def test_another_method_is_not_allowed(edge: Edge, method: str, path: str) -> None:
+    answer = edge.client.request(method, path)
+    assert answer.status_code == 405
+    assert answer.headers["allow"]
+
+
+def test_a_body_of_unknown_length_is_refused(edge: Edge) -> None:
+    headers = {"Content-Type": "application/json"}
+    assert edge.client.post(SCALE, content=iter([b"{}"]), headers=headers).status_code == 411
+
+
+@pytest.mark.parametrize(
+    ("verb", "body", "said"),
+    [("pause", {}, "is paused already"), ("resume", {}, "is not paused"), ("scale", {"replicas": None}, "already")],
+)
+def test_what_is_so_already_raises_no_generation(edge: Edge, verb: str, body: dict[str, object], said: str) -> None:
+    if verb == "pause":
+        edge.client.post("/api/v1/deployments/chat/pause")
+    before = edge.client.get("/api/v1/deployments/chat").json()["generation"]
+    events = edge.client.get("/api/v1/events").json()
+    answer = edge.client.post(f"/api/v1/deployments/chat/{verb}", json=body)
+    assert (answer.status_code, answer.json()["generation"]) == (202, before)
+    assert said in answer.json()["sentence"]
+    assert edge.client.get("/api/v1/events").json() == events
+    late = edge.client.post(f"/api/v1/deployments/chat/{verb}", json={**body, "generation": 99})
+    assert late.status_code == 409
+
+
+def test_a_drain_says_who_has_nowhere_to_go(edge: Edge) -> None:
+    answer = edge.client.post("/api/v1/nodes/node-1/drain").json()
+    assert "1 of them (chat) would find no free GPUs elsewhere now" in answer["sentence"]
+    assert edge.client.get("/api/v1/nodes/node-1").json()["state_reason"] == "drained by a person"
+
+
+def test_a_deployment_that_is_held_up_says_by_what(edge: Edge) -> None:
+    async def hold() -> None:
+        async with edge.store.transaction() as tx:
+            await tx.set_replicas_wanted(DeploymentName("chat"), 2)
+            await tx.append_events(
+                [
+                    NewEvent(
+                        at=edge.clock.now(),
+                        kind=EventKind.DEPLOYMENT,
+                        subject="chat",
+                        deployment="chat",
+                        reason=Reason.NO_CAPACITY,
+                        sentence="1 more replicas wanted, no room",
+                    )
+                ]
+            )
+
+    asyncio.run(hold())
+    held_up = edge.client.get("/api/v1/deployments/chat").json()["held_up"]
+    assert (held_up["reason"], held_up["sentence"]) == ("no_capacity", "1 more replicas wanted, no room")
+
+
+def test_the_documentation_needs_nothing_from_elsewhere(edge: Edge) -> None:
+    assert edge.client.get("/", follow_redirects=False).headers["location"] == "/docs"
+    answer = edge.client.get("/docs")
+    page = answer.text
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+    assert "<script" not in page
+    assert "http://" not in page
+    assert "https://" not in page
+    document = edge.client.get("/openapi.json").json()
+    assert document == edge.client.get("/api/v1/openapi.json").json()
+    for path, operations in document["paths"].items():
+        assert page.count(f"<code>{path}</code>") == len(operations)
+    for name in document["components"]["schemas"]:
+        assert f'id="{name}"' in page
 
 
 def test_a_body_beyond_the_limit_is_refused(edge: Edge) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from controlplane.bootstrap.leftovers import MARK_VARIABLE
-from controlplane.bootstrap.preflight import check_port, check_state_dir
+from controlplane.bootstrap.preflight import check_port, check_ports_apart, check_state_dir
 from controlplane.kernel.errors import ConflictError, InvalidError
 
 
@@ -50,6 +50,18 @@ def test_a_gateway_of_ours_may_have_the_port() -> None:
 def test_an_address_that_this_machine_does_not_have() -> None:
     with pytest.raises(ConflictError, match=r"the gateway cannot listen on 192\.0\.2\.7:8000: .*; choose with --port"):
         check_port("192.0.2.7", 8000, what="gateway", option="--port")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", "::"])
+def test_gateway_and_control_plane_cannot_share_a_port(host: str) -> None:
+    with pytest.raises(InvalidError, match=r"--control-port: found 8080, the gateway's port too \(--port") as refused:
+        check_ports_apart(host, 8080, 8080)
+    assert "choose another with --port or with --control-port" in str(refused.value)
+    check_ports_apart(host, 8000, 8080)
+
+
+def test_on_another_address_the_gateway_may_have_the_same_port() -> None:
+    check_ports_apart("192.0.2.7", 8080, 8080)
 
 
 def test_a_name_that_cannot_be_resolved_is_left_to_the_gateway() -> None:

@@ -123,6 +123,39 @@ def test_a_taken_gateway_port(state: Path, taken: int, free: int) -> None:
     assert result.output.rstrip().endswith("choose another with --port")
 
 
+@pytest.mark.parametrize("more", [(), ("--detach",)])
+def test_one_port_for_both(state: Path, free: int, more: tuple[str, ...]) -> None:
+    result = run("up", "--state-dir", state, "--control-port", str(free), "--port", str(free), *more)
+    assert result.exit_code == ExitCode.USAGE
+    assert f"--control-port: found {free}, the gateway's port too (--port, " in result.output
+    assert "starting" not in result.output
+
+
+def test_one_port_for_both_in_the_site_file(state: Path, free: int, tmp_path: Path) -> None:
+    site = tmp_path / "site.yaml"
+    sound = BROKEN.replace("lama", "llama").replace("gatway: {}", f"gateway: {{port: {free}}}")
+    site.write_text(sound, encoding="utf-8")
+    result = run("up", "--state-dir", state, "--control-port", str(free), "--site", site)
+    assert result.exit_code == ExitCode.USAGE
+    assert "`gateway.port` of the site" in result.output
+
+
+def test_a_taken_port_of_the_agent_and_of_the_simulated_engine(taken: int) -> None:
+    agent = run("agent", "--simulate", "b200", "--port", str(taken))
+    assert agent.exit_code == ExitCode.CONFLICT
+    assert f"port {taken} on 127.0.0.1, for the node agent, is taken by " in agent.output
+    engine = run("sim-engine", "m", "--port", str(taken))
+    assert engine.exit_code == ExitCode.CONFLICT
+    assert f"port {taken} on 127.0.0.1, for the simulated engine, is taken by " in engine.output
+
+
+@pytest.mark.parametrize("words", [("agent",), ("agent", "check")])
+def test_a_gpu_that_nobody_knows(words: tuple[str, ...]) -> None:
+    result = run("agent", "--simulate", "b20") if len(words) == 1 else run(*words, "--simulate", "b20")
+    assert result.exit_code == ExitCode.USAGE
+    assert "no GPU 'b20': did you mean b200?" in result.output
+
+
 def test_a_broken_site_file_is_refused_with_every_place(state: Path, free: int, tmp_path: Path) -> None:
     site = tmp_path / "site.yaml"
     site.write_text(BROKEN, encoding="utf-8")

@@ -45,4 +45,8 @@ def test_they_parse() -> None:
 
 
 def test_it_is_told_in_words() -> None:
-    assert describe_load(SPEC) == ("a day in 10 minutes, 2 to 32.5 requests/s, ends by itself after 30 minutes")
+    assert describe_load(SPEC, asked_for=True) == (
+        "a day in 10 minutes, 2 to 32.5 requests/s, ends by itself after 30 minutes"
+    )
+    assert describe_load(SPEC, asked_for=False) == "none (--no-load)"
+    assert describe_load(None, asked_for=True) == "none in the site file"

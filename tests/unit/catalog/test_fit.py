@@ -53,6 +53,15 @@ def test_a_degree_that_does_not_divide_is_refused(model: str, precision: str, de
     assert any(expected in problem for problem in degree_problems(shape, precision, degree))
 
 
+def test_nothing_is_computed_for_a_degree_that_does_not_divide() -> None:
+    answer = fit(CATALOG.model("llama-3.1-70b"), CATALOG.gpu("b200"), tp=3)
+
+    parameters, refused = answer.proof
+    assert "70.55 B parameters" in parameters
+    assert refused.startswith("refused: TP3; needed is a divisor of 64 attention heads")
+    assert (answer.budget, answer.kv_tokens, answer.kv_bytes_per_token) == (None, 0, 0)
+
+
 def test_vision_heads_and_width_must_divide_too() -> None:
     card = CATALOG.model("qwen2.5-vl-7b")
     shape = card.shape

@@ -248,7 +248,7 @@ def test_a_given_context_saves_gpus() -> None:
             lambda s: replace(s, engine_args=(("max-num-batched-tokens", "many"),)),
             VLLM,
             "engine_args.max-num-batched-tokens",
-            "a positive number",
+            "a whole number of tokens",
         ),
         (
             lambda s: s,
@@ -271,6 +271,18 @@ def test_all_mistakes_are_reported_at_once() -> None:
     asked = replace(spec("command-r-v01"), precision="int3", pool=PoolName("nowhere"))
 
     assert {problem.field for problem in problems(asked)} == {"accept_license", "precision", "pool"}
+
+
+def test_a_missing_yes_to_the_licence_does_not_hide_that_the_model_does_not_fit() -> None:
+    asked = replace(spec("command-r-v01"), context_tokens=131072, tensor_parallel=3)
+    assert [problem.field for problem in problems(asked)] == ["accept_license", "tensor_parallel"]
+
+
+def test_an_argument_of_the_engine_is_named_there() -> None:
+    engine = replace(VLLM, args=(("max-num-batched-tokens", "foo"), ("kv-cache-dtype", "int3")))
+    found = problems(spec(), engine)
+    assert [problem.field for problem in found] == ["engine.args.kv-cache-dtype", "engine.args.max-num-batched-tokens"]
+    assert all(problem.hint for problem in found)
 
 
 def test_a_non_commercial_model_is_served_after_a_yes() -> None:

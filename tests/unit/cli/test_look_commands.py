@@ -102,6 +102,7 @@ def test_without_a_control_plane_it_says_what_to_type(typed: str) -> None:
         ("logs qd-chat-8b-0a1b2c3d-9", "did you mean 'qd-chat-8b-0a1b2c3d-"),
         ("logs a/../b?c", "nothing is named 'a/../b?c'; names have letters"),
         ("logs ..", "nothing is named '..'"),
+        ("logs chat-8b", "chat-8b is a deployment with 3 replicas; name one: qd-chat-8b-"),
         ("decisions --show 999", "no decision has the number 999; `quarterdeck decisions` lists them"),
         ("events --kind replicas", "'replicas' is not one of 'site', 'node', 'deployment', 'replica'"),
         ("status --control-plane nonsense", "found 'nonsense', expected a URL such as http://127.0.0.1:8080"),
@@ -127,6 +128,30 @@ def test_a_decision_that_comes_out_otherwise_fails_the_command(fleet: Fleet) -> 
         "2 decisions decided again, 1 came out the same, byte for byte",
         "  decision 7 of chat-8b: wanted was 3, now 4",
     ]
+
+
+def test_a_deployment_with_one_replica_needs_no_replica_name_for_its_log(fleet: Fleet) -> None:
+    result = fleet.run("logs", "chat-70b", "--lines", "1")
+    assert result.exit_code == ExitCode.OK
+    assert "qd-chat-70b-c8a49fd8-0" in result.output
+
+
+@pytest.mark.parametrize(
+    ("more", "asked_for", "said"), [((), 10_000, "7 decisions"), (("--limit", "7"), 7, "the last 7")]
+)
+def test_all_decisions_are_replayed_unless_a_limit_is_given(
+    fleet: Fleet, more: tuple[str, ...], asked_for: int, said: str
+) -> None:
+    limits: list[int] = []
+
+    async def replay(deployment: str | None, limit: int) -> ReplayAnswer:
+        limits.append(limit)
+        return ReplayAnswer(replayed=7, differing=())
+
+    fleet.change(replay=replay)
+    result = fleet.run("decisions", "--replay", *more)
+    assert limits == [asked_for]
+    assert result.output.startswith(said)
 
 
 def test_figures_that_are_missing_are_marked_and_never_zero(fleet: Fleet) -> None:

@@ -83,6 +83,8 @@ class Stranger(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         code, body = (200, b"<html>hello</html>") if self.path.endswith("status") else (400, b"Invalid host header")
+        if self.path.endswith("usage"):
+            code, body = 404, b'{"error": {"message": "no such path"}}'
         if self.path.endswith("nodes"):
             code, body = 200, b'[{"name": "n1", "colour": "blue"}]'
         self.send_response(code)
@@ -105,9 +107,10 @@ def stranger() -> Iterator[str]:
 
 
 def test_another_program_at_the_url(stranger: str) -> None:
-    result = run("status", "--control-plane", stranger)
-    assert result.exit_code == ExitCode.UNREACHABLE
-    assert "is no control plane" in result.output
+    for typed in ("status", "usage"):
+        result = run(typed, "--control-plane", stranger)
+        assert result.exit_code == ExitCode.UNREACHABLE
+        assert "is no control plane" in result.output
 
 
 def test_an_answer_without_problem_json_is_quoted(stranger: str) -> None:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from controlplane.cli.exits import ExitCode
 from controlplane.cli.site import app
+from tests.conftest import GoldenText
 
 ROOT: Final = Path(__file__).parents[3]
 GOLDEN: Final = ROOT / "tests" / "golden" / "site_check"
@@ -25,11 +26,11 @@ def run(*arguments: str | Path) -> Result:
 
 
 @pytest.mark.parametrize("name", ["everything_wrong", "not_yaml"])
-def test_broken_files_get_the_golden_answer(name: str) -> None:
-    """To renew one: `cd tests/golden/site_check; quarterdeck site check NAME.yaml > NAME.txt`, then read it."""
+def test_broken_files_get_the_golden_answer(name: str, golden_text: GoldenText) -> None:
+    """QUARTERDECK_GOLDEN=write writes them anew."""
     result = run("check", GOLDEN / f"{name}.yaml")
     assert result.exit_code == ExitCode.FAILED
-    assert result.output.replace(f"{GOLDEN}/", "") == (GOLDEN / f"{name}.txt").read_text(encoding="utf-8")
+    golden_text(f"site_check/{name}.txt", result.output.replace(f"{GOLDEN}/", ""))
     assert "hunter2" not in result.output
 
 
@@ -72,6 +73,40 @@ deployments:
     assert f"{path}:6:5: deployments[chat].model" in result.output
 
 
+MIXED: Final = """\
+sit: {name: lab}
+node_pools: [{name: b200, gpu: b200, nodes: 1, gpus_per_node: 1, simulated: true}]
+engines: [{name: sim, kind: simulated}]
+deployments:
+  - {name: big, model: llama-3.1-70b, replicas: {min: 1, max: 1}}
+  - {name: slow, model: llama-3.1-8b, replicas: {min: 1, max: 1}, slo: {ttft: {p95: 500}}}
+"""
+
+
+def test_a_mistake_does_not_hide_that_another_model_does_not_fit(tmp_path: Path) -> None:
+    path = tmp_path / "site.yaml"
+    path.write_text(MIXED.replace("llama-3.1-70b,", "llama-3.1-70b, context: 131072,"), encoding="utf-8")
+    result = run("check", path)
+    assert result.exit_code == ExitCode.FAILED
+    assert result.output.count("  found  ") == 3
+    assert f"{path}:1:1: sit\n" in result.output
+    assert "deployments[big].context\n" in result.output
+    assert "for example 500ms" in result.output
+    assert result.output.endswith(f"{path}: 3 problems; the fit of slow was not checked: fix these first\n")
+    assert json.loads(run("check", path, "--json").output)["note"] == "the fit of slow was not checked: fix these first"
+
+
+def test_an_engine_argument_that_is_not_known_is_warned_of(tmp_path: Path) -> None:
+    path = tmp_path / "site.yaml"
+    text = DEMO.read_text("utf-8").replace("max: 8}", "max: 8}\n    engine_args: {stream-intervall: 4}", 1)
+    assert "stream-intervall" in text
+    path.write_text(text, encoding="utf-8")
+    result = run("check", path)
+    assert result.exit_code == ExitCode.OK
+    assert "warning: " in result.output
+    assert 'did you mean "stream-interval"?' in result.output
+
+
 def test_a_file_that_is_not_there_is_bad_usage(tmp_path: Path) -> None:
     for command in (("check",), ("diff",), ("apply",)):
         result = run(*command, tmp_path / "none.yaml")
@@ -100,22 +135,24 @@ def test_without_a_control_plane(command: str) -> None:
     assert "no control plane answers" in result.output
 
 
-class ControlPlane(BaseHTTPRequestHandler):
-    """Answers the two requests of `quarterdeck site` as the API does."""
+REFUSAL: Final = "hardware would change under running replicas of n1 (qd-chat-0)"
 
-    def do_GET(self) -> None:
-        assert self.path == "/api/v1/site/document"
-        self._answer({"document": DEMO.read_text("utf-8").replace("max: 8", "max: 6")})
+
+class ControlPlane(BaseHTTPRequestHandler):
+    """Answers the one request of `quarterdeck site` as the API does."""
 
     def do_PUT(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if "gpu: h200" in body["document"]:
+            self._answer({"title": "Conflict", "status": 409, "detail": REFUSAL}, status=409)
+            return
         assert body == {"document": DEMO.read_text("utf-8")}
         dry_run = self.path == "/api/v1/site?dry_run=true"
         self._answer({"changed": True, "dry_run": dry_run, "changes": [f"dry run: {dry_run}"]})
 
-    def _answer(self, body: dict[str, object]) -> None:
+    def _answer(self, body: dict[str, object], *, status: int = 200) -> None:
         content = json.dumps(body).encode()
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
@@ -136,7 +173,17 @@ def control_plane() -> Iterator[str]:
 
 def test_diff_with_the_running_site(control_plane: str) -> None:
     result = run("diff", DEMO, "--control-plane", control_plane)
-    assert (result.exit_code, result.output) == (ExitCode.OK, "deployment chat-8b changes replicas_max: 6 -> 8\n")
+    assert (result.exit_code, result.output) == (ExitCode.OK, "dry run: True\n"), "the control plane itself is asked"
+
+
+def test_a_refusal_is_predicted_by_diff_and_dry_run(control_plane: str, tmp_path: Path) -> None:
+    other = tmp_path / "site.yaml"
+    other.write_text(DEMO.read_text("utf-8").replace("gpu: b200", "gpu: h200"), "utf-8")
+    for command in (("diff",), ("apply", "--dry-run"), ("apply",)):
+        result = run(*command, other, "--control-plane", control_plane)
+        assert (result.exit_code, result.output) == (ExitCode.CONFLICT, f"refused: {REFUSAL}\n")
+    answer = json.loads(run("diff", other, "--json", "--control-plane", control_plane).output)
+    assert answer == {"changed": False, "changes": [], "refused": REFUSAL}
 
 
 def test_apply_and_dry_run(control_plane: str) -> None:

@@ -3,12 +3,21 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controlplane.adapters.activator.bodies import Body, BodyTooLargeError, Budget, NoRoomError, read_away
+from controlplane.adapters.activator.bodies import (
+    PIECE_BYTES,
+    ROOM_WAITERS_MAX,
+    Body,
+    BodyTooLargeError,
+    Budget,
+    NoRoomError,
+    read_away,
+)
 from controlplane.adapters.activator.hold import ClosingError, HoldFullError, HoldQueue
 from controlplane.adapters.activator.modelfield import NoModel, find_model
 from controlplane.kernel.ids import DeploymentName
@@ -17,6 +26,7 @@ from controlplane.testing.effects import settle
 CHAT = DeploymentName("chat")
 EMBED = DeploymentName("embed")
 JSON = "application/json"
+LONG = timedelta(minutes=1)
 
 PLAIN = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8)
@@ -127,7 +137,7 @@ async def test_a_body_counts_until_it_is_freed() -> None:
     budget = Budget(10)
     body = Body(budget)
     await body.fill(chunks(b"abc", b"de"), expected_bytes=None, limit_bytes=100)
-    assert (body.data, budget.used_bytes) == (b"abcde", 5)
+    assert (body.data, budget.used_bytes) == (bytearray(b"abcde"), 5)
     body.free()
     body.free()
     assert budget.used_bytes == 0
@@ -139,7 +149,7 @@ async def test_bodies_share_one_budget(expected_bytes: int | None) -> None:
     first, second = Body(budget), Body(budget)
     await first.fill(chunks(b"abcdef"), expected_bytes=6, limit_bytes=100)
     with pytest.raises(NoRoomError):
-        await second.fill(chunks(b"abc", b"def"), expected_bytes=expected_bytes, limit_bytes=100)
+        await second.fill(chunks(b"abc", b"def"), expected_bytes=expected_bytes, limit_bytes=100, patience=timedelta(0))
     second.free()
     assert budget.used_bytes == 6
 
@@ -152,6 +162,68 @@ async def test_one_body_has_a_limit(expected_bytes: int | None) -> None:
         await body.fill(chunks(b"abc", b"def"), expected_bytes=expected_bytes, limit_bytes=5)
     body.free()
     assert budget.used_bytes == 0
+
+
+async def test_a_body_waits_for_room_and_a_small_one_not_behind_it() -> None:
+    budget = Budget(10)
+    budget.take(6)
+    large = [asyncio.create_task(budget.take_soon(size_bytes, LONG)) for size_bytes in (6, 10, 5)]
+    await settle()
+    await budget.take_soon(4, LONG)
+    assert (budget.used_bytes, [task.done() for task in large]) == (10, [False] * 3)
+    budget.give_back(6)
+    await settle()
+    assert (budget.used_bytes, [task.done() for task in large]) == (10, [True, False, False])
+    budget.give_back(10)
+    await settle()
+    assert (budget.used_bytes, [task.done() for task in large]) == (10, [True, True, False])
+    budget.resize(15)
+    await asyncio.gather(*large)
+    assert budget.used_bytes == 15
+
+
+async def test_who_waits_for_room_is_bounded() -> None:
+    budget = Budget(10)
+    with pytest.raises(NoRoomError):
+        await budget.take_soon(11, LONG)
+    budget.take(10)
+    waiting_for_room = [asyncio.create_task(budget.take_soon(1, LONG)) for _ in range(ROOM_WAITERS_MAX)]
+    await settle()
+    with pytest.raises(NoRoomError):
+        await budget.take_soon(1, LONG)
+    waiting_for_room[0].cancel()
+    await settle()
+    last = asyncio.create_task(budget.take_soon(10, LONG))
+    await settle()
+    for task in waiting_for_room:
+        task.cancel()
+    await settle()
+    budget.give_back(10)
+    await last
+    assert budget.used_bytes == 10
+
+
+async def test_room_granted_to_one_who_just_left_is_given_back() -> None:
+    budget = Budget(10)
+    budget.take(10)
+    leaving = asyncio.create_task(budget.take_soon(4, LONG))
+    await settle()
+    budget.give_back(10)
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    assert budget.used_bytes == 0
+
+
+async def test_a_body_is_sent_in_pieces_and_may_be_freed_meanwhile() -> None:
+    body = Body(Budget(2 * PIECE_BYTES))
+    data = b"x" * (PIECE_BYTES + 5)
+    await body.fill(chunks(data), expected_bytes=len(data), limit_bytes=len(data))
+    pieces = []
+    async for piece in body.pieces():
+        body.free()
+        pieces.append(bytes(piece))
+    assert (b"".join(pieces), len(body.data)) == (data, 0)
 
 
 async def test_reading_away_takes_nothing() -> None:

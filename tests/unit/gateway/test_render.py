@@ -91,7 +91,7 @@ def test_keys_and_place_are_part_of_it_too() -> None:
 def test_file_names_follow_their_text() -> None:
     first, second = render_structure(table_of(), PLACE), render_structure(table_of(None, "chat"), PLACE)
     assert first.beside.names["models.map"] != second.beside.names["models.map"]
-    assert first.beside.names["error-503.json"] == second.beside.names["error-503.json"]
+    assert first.beside.names["error-504.json"] == second.beside.names["error-504.json"]
 
 
 def test_names_with_odd_characters_are_encoded_in_the_map() -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from controlplane.adapters.launchers.local.spawn import environment_of
 from controlplane.adapters.sitefile.parse import parse_site
-from controlplane.adapters.sitefile.secrets import is_secret_name, mask, resolve_secret
+from controlplane.adapters.sitefile.secrets import instead_of_secret, is_secret_name, mask, resolve_secret
 from controlplane.domain.site import SecretRef
 from controlplane.kernel.errors import InvalidError, Problem
 from controlplane.kernel.ids import NodeName, ReplicaName
@@ -124,8 +124,31 @@ telemetry: {{source: prometheus, prometheus_url: "http://prometheus:9090/path"}}
 def test_a_replicas_environment_is_told_where_to_get_it() -> None:
     text = HEAD.replace("kind: simulated", "kind: simulated, env: {HF_TOKEN: hunter2, DB_PASSWORD: hunter2}")
     token, password = problems(text)
-    assert "export HF_TOKEN to the control plane" in token.hint
+    assert "leave it out here and set HF_TOKEN in the control plane's environment" in token.hint
     assert "DB_PASSWORD_FILE" in password.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("x: hf_abcdefghijklmnop1234\n", "secrets belong only to gateway.tenants[].keys and store.url"),
+        ("# hf_abcdefghijklmnop1234\n", "secrets belong only to gateway.tenants[].keys and store.url"),
+        ("gateway: {tenants: [{name: a, keys: [hf_abcdefghijklmnop1234]}]}\n", "write {env: NAME} or {file: PATH}"),
+        ("deployments: [{engine_args: {hf-token: hf_abcdefghijklmnop1234}}]\n", "handed on to it"),
+    ],
+)
+def test_what_to_do_instead_depends_on_the_place(text: str, words: str) -> None:
+    (hint,) = (problem.hint for problem in problems(HEAD + text) if "written out" in problem.found)
+    assert words in hint
+
+
+def test_an_engines_environment_takes_no_reference_so_none_is_advised() -> None:
+    text = HEAD.replace("kind: simulated", "kind: simulated, env: {HF_TOKEN: hf_abcdefghijklmnop1234}")
+    (token,) = problems(text)
+    assert (
+        token.hint
+        == "leave it out here and set HF_TOKEN in the control plane's environment: it is handed on to engines"
+    )
 
 
 def test_the_local_launcher_hands_on_what_the_hint_says() -> None:
@@ -133,7 +156,9 @@ def test_the_local_launcher_hands_on_what_the_hint_says() -> None:
         name=ReplicaName("qd-chat-0a1b2c3d-0"), node=NodeName("n1"), gpus=(0,), gpu_model="b200", numa_domain=None,
         port=20000, template=make_template(),
     )  # fmt: skip
-    given = {"HF_TOKEN": "x", "HUGGING_FACE_HUB_TOKEN": "x", "VLLM_API_KEY": "x"}
+    names = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "VLLM_API_KEY", "NCCL_X", "CUDA_X", "NVIDIA_TOKEN", "TORCH_TOKEN")
+    given = dict.fromkeys(names, "x")
+    assert all("is handed on to engines" in instead_of_secret(("engines", 0, "env", name)) for name in names)
     assert given.items() <= environment_of(spec, "127.0.0.1", "mark", given).items()
 
 

@@ -100,18 +100,26 @@ def test_sections() -> None:
     )
     assert sentences(after) == [
         "site.name: lab -> lab-2",
-        "engine vllm: not set -> set",
+        "engine vllm is added: vllm",
         "gateway.hold_bytes_max: 64.0 MiB -> 1.0 MiB",
         "gateway.tenants: none -> ops (keys env:OPS_KEY)",
         "store.kind: sqlite -> postgresql",
         "store.url: not set -> env:DB",
-        "load: not set -> set",
+        "load is added",
         "replica_ports: 20000 to 20999 -> 30000 to 30100",
     ]
 
 
-def test_a_node_that_runs_something_is_drained() -> None:
-    assert sentences(replace(SITE, nodes=())) == ["node n1 is removed: drained first, since replicas run on it"]
+def test_what_is_left_out_is_removed() -> None:
+    both = replace(SITE, load=LoadSpec(deployment_weights=(("chat", 1.0),), peak_rps=2, trough_rps=1))
+    assert list(compare_sites(both, PLANS, replace(SITE, engines=()), PLANS).sentences()) == [
+        *(f"engine {engine.name} is removed" for engine in SITE.engines),
+        "load is removed",
+    ]
+
+
+def test_two_files_do_not_tell_what_runs_on_a_node() -> None:
+    assert sentences(replace(SITE, nodes=())) == ["node n1 is removed: drained first where replicas run on it"]
 
 
 def test_a_new_key_of_a_tenant_is_a_change_although_it_reads_alike() -> None:

@@ -82,6 +82,28 @@ async def test_a_port_of_this_instance_alone_is_no_change_of_the_site(tmp_path: 
     assert (found.document, found.generation) == (TEXT, 1)
 
 
+async def test_a_changed_port_is_told_together_with_the_one_that_is_kept(tmp_path: Path) -> None:
+    store = MemoryStore()
+    one = work(store, gateway_port=28000)
+    await one.begin(written(tmp_path, TEXT))
+    told = f"{MOVE} (this control plane keeps 28000, from --port)"
+    assert (await one.apply_document(MOVED, True)).sentences == (told,)
+    assert (await one.apply_document(MOVED, False)).sentences == (told,)
+    assert (await one.apply_document(MOVED, False)).sentences == ()
+    site = one.site()
+    assert site is not None
+    assert site.gateway.port == 28000
+
+
+async def test_a_changed_comment_is_told_as_what_it_is() -> None:
+    store = MemoryStore()
+    one = work(store)
+    await one.apply_document(TEXT, False)
+    answer = await one.apply_document(TEXT + "# for the night\n", True)
+    assert answer.changed
+    assert answer.sentences == ("only the file's text changes: nothing that runs does",)
+
+
 async def test_without_a_file_the_site_applied_last_goes_on(tmp_path: Path) -> None:
     store = MemoryStore()
     await begun(store, written(tmp_path, MOVED))
