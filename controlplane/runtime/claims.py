@@ -46,7 +46,7 @@ class ClaimKeeper:
             for claim in share.give_up:
                 await tx.release_claim(claim.resource, claim.token)
             kept = {shown.resource: shown} if shown else {}
-            for resource in share.work:
+            for resource in share.work | share.finishing:
                 name = claim_name(self._loop, resource)
                 held = self._held.get(name)
                 if held is None:

@@ -21,6 +21,9 @@ class Share:
 
     work: frozenset[str]
     """Keep, or try to claim."""
+    finishing: frozenset[str]
+    """Beyond the fair part, with a tick under way: it may end, no other is begun, and then they are given up. Without
+    this an instance whose surveys always meet its ticks would keep everything."""
     give_up: tuple[Claim, ...]
     """Own claims to release: beyond the fair part, or on resources that are gone."""
     instances: int
@@ -45,7 +48,7 @@ def fair_share(
     instance: InstanceId,
     now: datetime,
 ) -> Share:
-    """`busy` are resources with a tick under way: they are not given up."""
+    """`busy` are resources with a tick under way: they are not given up before it ends."""
     prefix = claim_name(loop, "")
     ours, taken, alive = dict[str, Claim](), set[str](), {instance}
     for claim in claims:
@@ -65,9 +68,10 @@ def fair_share(
     by_preference = sorted(
         wanted, key=lambda resource: (resource not in busy, resource not in ours, _preference(instance, resource))
     )
-    work = frozenset(by_preference[:part]) | (wanted & set(busy))
+    work = frozenset(by_preference[:part])
+    finishing = (wanted & set(busy)) - work
     give_up = tuple(claim for resource, claim in ours.items() if resource not in work and resource not in busy)
-    return Share(work=work, give_up=give_up, instances=len(alive))
+    return Share(work=work, finishing=finishing, give_up=give_up, instances=len(alive))
 
 
 def _preference(instance: InstanceId, resource: str) -> int:

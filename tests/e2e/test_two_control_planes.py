@@ -66,8 +66,7 @@ def test_they_share_the_work_and_either_may_die(twins: tuple[Product, Product], 
     steady += ["--peak-rps", "6", "--trough-rps", "6", "--duration", "10m"]
     load = Load(one, [*steady, "--prompt-tokens", "200", "--output-tokens", "100"], tmp_path / "report.json")
     try:
-        two.until(lambda: len(works_on(one)) == len(works_on(two)) == 2, "each looks after two deployments", LAPSE_S)
-        assert works_on(one).isdisjoint(works_on(two))
+        two.until(lambda: share_fairly(one, two), "each looks after some deployments, none after the same", LAPSE_S)
         for name in DEPLOYMENTS:
             scale(two, name, 3)
         until_each_has(two, 3)
@@ -115,6 +114,16 @@ def works_on(product: Product) -> set[str]:
     """The deployments whose replicas this control plane looks after."""
     loops = product.get("/api/v1/loops").json()
     return {row["resource"] for row in loops if row["loop"] == "replicas"} & set(DEPLOYMENTS)
+
+
+def share_fairly(one: Product, two: Product) -> bool:
+    """With the watch for strays there are five things to share: three at most for either."""
+    parts = works_on(one), works_on(two)
+    return (
+        all(1 <= len(part) <= 3 for part in parts)
+        and parts[0] | parts[1] == set(DEPLOYMENTS)
+        and not (parts[0] & parts[1])
+    )
 
 
 def scale(product: Product, name: str, replicas: int) -> None:

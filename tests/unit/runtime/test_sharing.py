@@ -80,6 +80,20 @@ def test_what_is_busy_is_not_given_up() -> None:
     assert claim_name(LOOP, "b") not in board
 
 
+def test_who_is_busy_at_every_look_begins_no_more_than_its_part() -> None:
+    one, two = InstanceId("one"), InstanceId("two")
+    board: dict[str, Claim] = {}
+    resources = ["a", "b", "c", "d"]
+    survey(board, resources, one, frozenset())
+    shown = presence(LOOP, two)
+    board[shown] = make_claim(shown, two)
+    share = fair_share(loop=LOOP, resources=resources, busy=resources, claims=board.values(), instance=one, now=START)
+    assert (len(share.work), len(share.finishing), share.give_up) == (2, 2, ())
+    # The two that were under way have ended; whatever is begun meanwhile is of its part.
+    survey(board, resources, one, share.work)
+    assert {resource for resource in resources if claim_name(LOOP, resource) in board} == share.work
+
+
 def test_it_stays_with_what_it_has() -> None:
     board: dict[str, Claim] = {}
     one, two = InstanceId("one"), InstanceId("two")
