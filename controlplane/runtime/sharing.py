@@ -69,7 +69,7 @@ def fair_share(
         wanted, key=lambda resource: (resource not in busy, resource not in ours, _preference(instance, resource))
     )
     work = frozenset(by_preference[:part])
-    finishing = (wanted & set(busy)) - work
+    finishing = frozenset(wanted & set(busy)) - work
     give_up = tuple(claim for resource, claim in ours.items() if resource not in work and resource not in busy)
     return Share(work=work, finishing=finishing, give_up=give_up, instances=len(alive))
 
