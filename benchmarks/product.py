@@ -17,11 +17,11 @@ from typing import Final
 import httpx2
 import psutil
 
-from controlplane.adapters.instance import is_held, site_mark
-from controlplane.bootstrap.leftovers import ROLE_VARIABLE, marked_processes
+from controlplane.adapters.instance import ROLE_VARIABLE, is_held, site_mark
+from controlplane.adapters.launchers.local.processes import REPLICA_VARIABLE
+from controlplane.bootstrap.leftovers import marked_processes
 
 COMMAND: Final = (sys.executable, "-m", "controlplane")
-_REPLICA_VARIABLE: Final = "QUARTERDECK_REPLICA"
 _START_S: Final = 60.0
 _END_S: Final = 90.0
 _LOOK_S: Final = 0.05
@@ -115,7 +115,7 @@ class Product:
         found: dict[str, set[int]] = {}
         for process in self.processes():
             try:
-                name = process.environ().get(_REPLICA_VARIABLE)
+                name = process.environ().get(REPLICA_VARIABLE)
                 if name is not None:
                     found.setdefault(name, set()).add(os.getpgid(process.pid))
             except (psutil.Error, ProcessLookupError):

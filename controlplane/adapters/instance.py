@@ -13,6 +13,10 @@ from typing import Final, Self
 
 from controlplane.kernel.errors import ConflictError, InvalidError, Problem
 
+SITE_VARIABLE: Final = "QUARTERDECK_SITE"
+"""Set in every process started for a state folder, to the folder's `site_mark`: by it they are found again."""
+ROLE_VARIABLE: Final = "QUARTERDECK_ROLE"
+"""What a process that is no replica is for: gateway, activator, load."""
 _FILES: Final = "control-plane"
 _LOCK: Final = ".lock"
 _NOTE: Final = ".json"

@@ -8,8 +8,7 @@ from typing import Final
 
 import psutil
 
-MARK_VARIABLE: Final = "QUARTERDECK_SITE"
-ROLE_VARIABLE: Final = "QUARTERDECK_ROLE"
+from controlplane.adapters.instance import SITE_VARIABLE
 
 _TERM_GRACE_S: Final = 20.0
 """For open requests: nobody routes to these processes any more, or nobody drained them first."""
@@ -47,7 +46,7 @@ def _carries(process: psutil.Process, mark: str) -> bool:
     try:
         if process.uids().real != os.getuid() or process.status() == psutil.STATUS_ZOMBIE:
             return False
-        return process.environ().get(MARK_VARIABLE) == mark
+        return process.environ().get(SITE_VARIABLE) == mark
     except psutil.Error:
         return False
 

@@ -9,7 +9,8 @@ from typing import Final
 
 import psutil
 
-from controlplane.bootstrap.leftovers import MARK_VARIABLE, ROLE_VARIABLE, marked_processes
+from controlplane.adapters.instance import ROLE_VARIABLE, SITE_VARIABLE
+from controlplane.bootstrap.leftovers import marked_processes
 from controlplane.domain.site import LoadSpec
 
 _ROLE: Final = "load"
@@ -31,7 +32,7 @@ class SiteLoad:
             return
         self._log.parent.mkdir(parents=True, exist_ok=True)
         arguments = load_arguments(spec, gateway_url, control_url=control_url, embedding=embedding)
-        environment = {**os.environ, MARK_VARIABLE: self._mark, ROLE_VARIABLE: _ROLE}
+        environment = {**os.environ, SITE_VARIABLE: self._mark, ROLE_VARIABLE: _ROLE}
         with self._log.open("ab") as output:
             self._child = subprocess.Popen(
                 [sys.executable, "-m", "controlplane.simulation.load", *arguments],

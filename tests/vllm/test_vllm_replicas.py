@@ -13,7 +13,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from controlplane.adapters.haproxy.processes import ROLE_VARIABLE
+from controlplane.adapters.instance import ROLE_VARIABLE
 from controlplane.domain.event import Event
 from controlplane.domain.reason import Reason
 from controlplane.domain.replica import ReplicaPhase

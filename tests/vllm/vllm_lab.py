@@ -27,9 +27,8 @@ import pytest
 from controlplane.adapters.engines.http import HttpEngines
 from controlplane.adapters.haproxy.driver import HaproxyGateway
 from controlplane.adapters.haproxy.traffic import HaproxyTraffic
-from controlplane.adapters.instance import site_mark
+from controlplane.adapters.instance import SITE_VARIABLE, site_mark
 from controlplane.adapters.launchers.local.launcher import LocalLauncher
-from controlplane.adapters.launchers.local.processes import SITE_VARIABLE
 from controlplane.adapters.system import SystemClock
 from controlplane.adapters.telemetry.collector import TelemetryCollector
 from controlplane.adapters.telemetry.direct import DirectEngines, DirectNodes

@@ -11,8 +11,7 @@ from typing import Final
 
 import psutil
 
-SITE_VARIABLE: Final = "QUARTERDECK_SITE"
-ROLE_VARIABLE: Final = "QUARTERDECK_ROLE"
+from controlplane.adapters.instance import ROLE_VARIABLE, SITE_VARIABLE
 
 LOG_BYTES_MAX: Final = 16 * 1024 * 1024
 """A log larger than this moves to `.1` when its process starts anew; HAProxy logs failures and changes only."""

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from controlplane.bootstrap.leftovers import MARK_VARIABLE, ROLE_VARIABLE, marked_processes, stop_leftovers
+from controlplane.adapters.instance import ROLE_VARIABLE, SITE_VARIABLE
+from controlplane.bootstrap.leftovers import marked_processes, stop_leftovers
 from controlplane.bootstrap.site_load import SiteLoad
 from controlplane.domain.site import LoadSpec
 from controlplane.kernel.ids import DeploymentName
@@ -29,7 +30,7 @@ def start() -> Iterator[Start]:
     started: list[subprocess.Popen[bytes]] = []
 
     def run(mark: str, script: str = "echo up; exec sleep 60", role: str = "") -> "subprocess.Popen[bytes]":
-        environment = {"PATH": "/usr/bin:/bin", MARK_VARIABLE: mark, ROLE_VARIABLE: role}
+        environment = {"PATH": "/usr/bin:/bin", SITE_VARIABLE: mark, ROLE_VARIABLE: role}
         process = subprocess.Popen(["/bin/sh", "-c", script], env=environment, stdout=subprocess.PIPE)
         started.append(process)
         assert process.stdout is not None

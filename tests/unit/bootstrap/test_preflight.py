@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from controlplane.bootstrap.leftovers import MARK_VARIABLE
+from controlplane.adapters.instance import SITE_VARIABLE
 from controlplane.bootstrap.preflight import check_port, check_ports_apart, check_state_dir
 from controlplane.kernel.errors import ConflictError, InvalidError
 
@@ -37,7 +37,7 @@ def test_a_gateway_of_ours_may_have_the_port() -> None:
     """The process with the listener has no such mark; its own child, which inherited the listener, has."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        child = subprocess.Popen(["/bin/sleep", "30"], env={MARK_VARIABLE: "the-mark"}, pass_fds=[listener.fileno()])
+        child = subprocess.Popen(["/bin/sleep", "30"], env={SITE_VARIABLE: "the-mark"}, pass_fds=[listener.fileno()])
     try:
         check_port("127.0.0.1", port, what="gateway", option="--port", mark="the-mark")
         with pytest.raises(ConflictError, match=rf"sleep \(pid {child.pid}\)"):

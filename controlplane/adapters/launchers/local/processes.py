@@ -16,9 +16,9 @@ from typing import Final
 
 import psutil
 
+from controlplane.adapters.instance import SITE_VARIABLE
 from controlplane.kernel.ids import NodeName, ReplicaName
 
-SITE_VARIABLE: Final = "QUARTERDECK_SITE"
 REPLICA_VARIABLE: Final = "QUARTERDECK_REPLICA"
 NODE_VARIABLE: Final = "QUARTERDECK_NODE"
 GPUS_VARIABLE: Final = "QUARTERDECK_GPUS"

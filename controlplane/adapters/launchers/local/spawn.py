@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from controlplane.adapters.instance import SITE_VARIABLE
 from controlplane.adapters.launchers.local.processes import (
     GPUS_VARIABLE,
     NODE_VARIABLE,
     PORT_VARIABLE,
     REPLICA_VARIABLE,
-    SITE_VARIABLE,
 )
 from controlplane.domain.deployment import EngineKind
 from controlplane.replicas.ports import LaunchSpec
