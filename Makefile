@@ -24,7 +24,7 @@ dev:
 	@tools/bootstrap.sh dev
 
 test: dev components
-	.venv/bin/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+	.venv/bin/python -m pytest -n 2 $(PYTEST_ARGS)
 
 check: dev
 	.venv/bin/ruff format --check .

@@ -14,12 +14,10 @@ LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """`QUARTERDECK_STATE_DIR`, `QUARTERDECK_LOG_LEVEL`, `QUARTERDECK_INSTANCE`; options on the command line win."""
+    """`QUARTERDECK_STATE_DIR` and `QUARTERDECK_LOG_LEVEL`; options on the command line win."""
 
     state_dir: Path = STATE_DIR_DEFAULT
     log_level: str = "INFO"
-    instance: str | None = None
-    """Name of this control-plane instance where several share a store; None: one is made up."""
 
 
 def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
@@ -33,5 +31,4 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     return Settings(
         state_dir=Path(source.get("QUARTERDECK_STATE_DIR") or STATE_DIR_DEFAULT),
         log_level=level,
-        instance=source.get("QUARTERDECK_INSTANCE") or None,
     )

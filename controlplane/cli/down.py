@@ -1,11 +1,13 @@
 """`quarterdeck down`: stop the control plane of a state folder, and by default all that it started."""
 
-import os
 import signal
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Final
 
+import psutil
 import typer
 
 from controlplane.adapters.instance import InstanceNote, held_by, is_held, read_note, site_mark
@@ -16,6 +18,8 @@ from controlplane.settings import STATE_DIR_DEFAULT, read_settings
 
 _WAIT_S: Final = 120.0
 """The longest orderly stop: the gateway's drain (60 s) and the engines' stop deadline (30 s), and some."""
+_GONE_S: Final = 15.0
+"""Between its lock and its last instruction an interpreter takes half a second; `up` ends one that hangs after 10 s."""
 _LOOK_S: Final = 0.1
 
 StateDir = Annotated[
@@ -42,7 +46,7 @@ def down(
         names = held_by(folder)
         for name in names:
             note = read_note(folder, name)
-            if note is None:
+            if note is None or (not psutil.pid_exists(note.pid) and is_held(folder, name)):
                 fail(f"a control plane works in {folder} but has not said its pid yet; try again", ExitCode.FAILED)
             _stop(note, folder, name, keep_serving=keep_serving)
         stopped = 0 if keep_serving else stop_leftovers(site_mark(folder))
@@ -59,14 +63,34 @@ def down(
 
 def _stop(note: InstanceNote, folder: Path, name: str | None, *, keep_serving: bool) -> None:
     """One by one: the last one finds itself alone, and ends what serves."""
-    os.kill(note.pid, signal.SIGHUP if keep_serving else signal.SIGTERM)
-    give_up_at = time.monotonic() + _WAIT_S
-    with make_console().status("requests in flight finish, replicas end"):
-        while is_held(folder, name):
-            if time.monotonic() > give_up_at:
-                fail(
-                    f"the control plane (pid {note.pid}) has not ended after {_WAIT_S:.0f} s; its log is in "
-                    f"{folder}/logs",
-                    ExitCode.FAILED,
-                )
-            time.sleep(_LOOK_S)
+    with suppress(psutil.NoSuchProcess), make_console().status("requests in flight finish, replicas end"):
+        process = psutil.Process(note.pid)
+        process.send_signal(signal.SIGHUP if keep_serving else signal.SIGTERM)
+        if not _comes_true(lambda: not is_held(folder, name), within_s=_WAIT_S):
+            fail(
+                f"the control plane (pid {note.pid}) has not ended after {_WAIT_S:.0f} s; its log is in {folder}/logs",
+                ExitCode.FAILED,
+            )
+        if not _comes_true(lambda: _is_gone(process), within_s=_GONE_S):
+            fail(
+                f"the control plane has ended its work, but its process (pid {note.pid}) is still there after "
+                f"{_GONE_S:.0f} s; its log is in {folder}/logs",
+                ExitCode.FAILED,
+            )
+
+
+def _comes_true(condition: Callable[[], bool], *, within_s: float) -> bool:
+    give_up_at = time.monotonic() + within_s
+    while not condition():
+        if time.monotonic() > give_up_at:
+            return False
+        time.sleep(_LOOK_S)
+    return True
+
+
+def _is_gone(process: psutil.Process) -> bool:
+    """A zombie has ended; whoever started it has not asked yet."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

@@ -1,6 +1,7 @@
 """`quarterdeck up`: the control plane, the gateway and the site's load, in one command."""
 
 import asyncio
+import faulthandler
 import logging
 import subprocess
 import sys
@@ -27,6 +28,8 @@ _LOG = logging.getLogger(__name__)
 
 _SAYS_NOTHING_S: Final = READY_PATIENCE.total_seconds() + 60.0
 """The one that was started waits for its first replicas itself; without a word for a minute more, it hangs."""
+_HANGS_S: Final = 10.0
+"""All is ended and written down, and a thread does not come back: the process says where, and ends."""
 _LOOK_S: Final = 0.3
 _LOG_LINES_ON_FAILURE: Final = 15
 _STARTING: Final = "starting; the first replicas take some seconds"
@@ -78,7 +81,7 @@ def up(
             control_port=control_port,
             load=load,
             log_level=settings.log_level,
-            instance=instance or settings.instance,
+            instance=instance,
         )
         if detach:
             _detach(options)
@@ -91,8 +94,15 @@ def up(
 def _serve(options: ServeOptions) -> None:
     from controlplane.bootstrap.serve import serve  # noqa: PLC0415  # a second of imports that only `up` needs
 
+    async def serve_and_end(told: Told) -> None:
+        try:
+            await serve(options, told)
+        finally:
+            if sys.__stderr__ is not None:
+                faulthandler.dump_traceback_later(_HANGS_S, exit=True, file=sys.__stderr__)
+
     try:
-        asyncio.run(serve(options, Told(on_starting=_on_starting, on_ready=_on_ready, on_event=_on_event)))
+        asyncio.run(serve_and_end(Told(on_starting=_on_starting, on_ready=_on_ready, on_event=_on_event)))
     except (QuarterdeckError, OSError):
         raise
     except Exception as error:
@@ -103,6 +113,8 @@ def _serve(options: ServeOptions) -> None:
             f"the control plane failed ({type(error).__name__}: {error}). Gateway and replicas go on serving: `up` "
             "takes them over again, `down` stops them"
         ) from error
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _on_starting() -> None:

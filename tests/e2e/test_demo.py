@@ -15,7 +15,7 @@ import pytest
 from benchmarks.product import Product
 from benchmarks.replay import Outcome, replay
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.xdist_group("demo")]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 TRACE_VARIABLE: Final = "QUARTERDECK_TRACE"
 CHAT: Final = {"model": "chat-8b", "messages": [{"role": "user", "content": "Ahoy"}], "max_tokens": 12}

@@ -49,7 +49,7 @@ from tests.vllm.vllm_lab import (
     vllm_template,
 )
 
-pytestmark = [pytest.mark.vllm, pytest.mark.xdist_group("vllm"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(240)]
 
 OWNER: Final = """
 import asyncio, os, pickle, sys

@@ -25,7 +25,7 @@ from controlplane.adapters.instance import read_note
 from controlplane.adapters.launchers.local.launcher import LocalLauncher
 from tests.vllm.vllm_lab import ARGUMENTS, ENVIRONMENT, end_all, find_vllm, free_port, processes_of
 
-pytestmark = [pytest.mark.vllm, pytest.mark.e2e, pytest.mark.xdist_group("vllm"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.vllm, pytest.mark.e2e, pytest.mark.timeout(300)]
 
 SCRAPED_WITHIN_S: Final = 10.0
 MODEL: Final = "mistral-7b-v0.3"
@@ -181,7 +181,7 @@ def test_a_site_of_real_vllm_servers(run: Run, agent_url: str) -> None:
 
     run.down()
     assert run.leaders() == []
-    assert left_after(run, seconds=5.0) == []
+    assert [process.cmdline() for process in processes_of(run.state_dir)] == []
     log = (run.state_dir / "replicas" / replica["name"] / "log").read_text(encoding="utf-8")
     assert log.count("Starting vLLM server") == 1
 
@@ -195,17 +195,6 @@ def measured_replica(run: Run) -> dict[str, Any]:
             return dict(replica)
         assert time.monotonic() < deadline_s, f"not measured within {SCRAPED_WITHIN_S:g} s: {replica}"
         time.sleep(0.2)
-
-
-def left_after(run: Run, *, seconds: float) -> list[list[str]]:
-    """Command lines of what has not ended by then.
-
-    `down` returns when the control plane drops its lock, which is a moment before its interpreter is gone.
-    """
-    deadline_s = time.monotonic() + seconds
-    while (left := processes_of(run.state_dir)) and time.monotonic() < deadline_s:
-        time.sleep(0.05)
-    return [process.cmdline() for process in left]
 
 
 def end(pid: int) -> None:

@@ -50,7 +50,7 @@ from controlplane.testing.world import NoHints
 CHAT: Final = DeploymentName("chat")
 COMES_UP_S: Final = 120.0
 """From launch to an answered probe: 20 to 35 s on two idle cores."""
-ENDS_S: Final = 30.0
+ENDS_S: Final = 60.0
 _QUIET_PORTS: Final = (21_000, 32_000)
 _WHERE: Final = Path(__file__).parents[2] / "tools" / "vllm_cpu.sh"
 
@@ -101,7 +101,7 @@ def vllm_template(vllm: VllmEnvironment, **more: str) -> LaunchTemplate:
         probe_model=ServedName(CHAT),
         start_deadline=timedelta(seconds=COMES_UP_S),
         drain_deadline=timedelta(seconds=60),
-        stop_deadline=timedelta(seconds=20),
+        stop_deadline=timedelta(seconds=40),
     )
 
 

@@ -10,14 +10,12 @@ from controlplane.settings import Settings, read_settings
 
 def test_without_anything_set() -> None:
     assert read_settings({}) == Settings()
-    assert read_settings({"QUARTERDECK_STATE_DIR": "", "QUARTERDECK_INSTANCE": ""}) == Settings()
+    assert read_settings({"QUARTERDECK_STATE_DIR": ""}) == Settings()
 
 
 def test_everything_set() -> None:
-    found = read_settings(
-        {"QUARTERDECK_STATE_DIR": "/var/lib/qd", "QUARTERDECK_LOG_LEVEL": "debug", "QUARTERDECK_INSTANCE": "b"}
-    )
-    assert found == Settings(state_dir=Path("/var/lib/qd"), log_level="DEBUG", instance="b")
+    found = read_settings({"QUARTERDECK_STATE_DIR": "/var/lib/qd", "QUARTERDECK_LOG_LEVEL": "debug"})
+    assert found == Settings(state_dir=Path("/var/lib/qd"), log_level="DEBUG")
 
 
 def test_what_may_not_be_is_named() -> None:
