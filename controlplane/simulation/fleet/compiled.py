@@ -1,0 +1,47 @@
+"""Functions that numba turns into machine code where it is installed; without it they are the same, only slower.
+
+The machine code is kept in the user's cache folder, under the digest of all the sources that it is made of: numba
+itself looks only at the file of the outermost function, and would run old code of the others.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+type Floats = npt.NDArray[np.float64]
+type Ints = npt.NDArray[np.int64]
+type Records = Any
+"""A numpy.recarray: its fields are not known to the type checker."""
+
+_SOURCES: Final = ("state.py", "kernel.py", "routing.py")
+_DIGITS: Final = 16
+
+
+def cache_folder() -> Path:
+    """Where the machine code of exactly these sources is kept."""
+    digest = hashlib.sha256()
+    for name in _SOURCES:
+        digest.update(Path(__file__).with_name(name).read_bytes())
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / "quarterdeck" / f"compiled-{digest.hexdigest()[:_DIGITS]}"
+
+
+try:
+    import numba
+except ImportError:
+    numba = None
+else:
+    numba.config.CACHE_DIR = os.environ.get("NUMBA_CACHE_DIR") or str(cache_folder())
+
+
+def compiled[F: Callable[..., Any]](function: F) -> F:
+    """The same function, compiled on its first call. It must not recurse: numba's cache does not bear that."""
+    if numba is None:
+        return function
+    made: F = numba.njit(cache=True)(function)
+    return made
