@@ -31,17 +31,18 @@ def cache_folder() -> Path:
     return root / "quarterdeck" / f"compiled-{digest.hexdigest()[:_DIGITS]}"
 
 
+os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder()))  # read when numba is imported
 try:
-    import numba
+    from numba import njit
 except ImportError:
-    numba = None
+    _njit: Any = None
 else:
-    numba.config.CACHE_DIR = os.environ.get("NUMBA_CACHE_DIR") or str(cache_folder())
+    _njit = njit(cache=True)
 
 
 def compiled[F: Callable[..., Any]](function: F) -> F:
     """The same function, compiled on its first call. It must not recurse: numba's cache does not bear that."""
-    if numba is None:
+    if _njit is None:
         return function
-    made: F = numba.njit(cache=True)(function)
+    made: F = _njit(function)
     return made

@@ -42,15 +42,20 @@ class Profile:
     """Mean open requests at that rate."""
 
 
-def measure(timing: Timing, prompt: Ints, output: Ints, limits: Limits, *, seed: int = 0) -> Profile:
-    """Bisection over rates, with request lengths drawn in pairs from `prompt` and `output` (tokens)."""
+def measure(
+    timing: Timing, prompt: Ints, output: Ints, limits: Limits, *, replicas: int = 1, seed: int = 0
+) -> Profile:
+    """Bisection over rates, with request lengths drawn in pairs from `prompt` and `output` (tokens).
+
+    The answer is per replica; `replicas` of them share the load by least connections.
+    """
     rng = np.random.default_rng([seed, 2])
-    chosen = rng.integers(0, len(prompt), _REQUESTS)
-    arrivals = np.cumsum(rng.exponential(1.0, _REQUESTS))
+    chosen = rng.integers(0, len(prompt), _REQUESTS * replicas)
+    arrivals = np.cumsum(rng.exponential(1.0 / replicas, len(chosen)))
     prompt, output = prompt[chosen], output[chosen]
 
     def served(rate_rps: float) -> Fleet:
-        return _served(timing, arrivals / rate_rps, prompt, output)
+        return _served(timing, arrivals / rate_rps, prompt, output, replicas)
 
     low, high = 0.0, _RATE_FIRST_RPS
     while high < _RATE_MAX_RPS and _share_within(served(high), limits) >= limits.percentile:
@@ -61,11 +66,11 @@ def measure(timing: Timing, prompt: Ints, output: Ints, limits: Limits, *, seed:
             low = middle
         else:
             high = middle
-    return Profile(rate_rps=low, concurrency=_concurrency(served(low)) if low > 0.0 else 0.0)
+    return Profile(rate_rps=low, concurrency=_concurrency(served(low)) / replicas if low > 0.0 else 0.0)
 
 
-def _served(timing: Timing, arrival_s: Floats, prompt: Ints, output: Ints) -> Fleet:
-    fleet = new_fleet(arrival_s, prompt, output, slots=1, timing=timing)
+def _served(timing: Timing, arrival_s: Floats, prompt: Ints, output: Ints, replicas: int) -> Fleet:
+    fleet = new_fleet(arrival_s, prompt, output, slots=replicas, timing=timing)
     fleet.slots.phase = READY
     serve(fleet, timing, LEAST_CONNECTIONS, 0, float(arrival_s[-1]))
     serve(fleet, timing, LEAST_CONNECTIONS, len(arrival_s), float(arrival_s[-1]) + _TAIL_S)

@@ -1,0 +1,1 @@
+"""Other projects' autoscalers as policies in virtual time: documented rules, documented defaults."""
