@@ -114,6 +114,9 @@ def deployment_out(
         replicas_max=spec.replicas_max,
         replicas_wanted=deployment.replicas_wanted,
         replicas_target=deployment.replicas_target,
+        scaling_policy=spec.autoscaling.policy,
+        shadow=deployment.in_shadow,
+        replicas_shadow=decision.wanted if decision and decision.in_shadow and deployment.in_shadow else None,
         replicas_by_phase=dict(sorted(phases.items())),
         gpus_per_replica=deployment.plan.gpus_per_replica,
         slo=SloOut(
@@ -185,6 +188,7 @@ def decision_out(record: DecisionRecord) -> DecisionOut:
         reason=record.reason,
         sentence=record.sentence,
         policy=record.policy,
+        shadow=record.in_shadow,
     )
 
 

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from controlplane.api.assemble import deployment_detail, deployment_out, is_held_up, last_decisions
 from controlplane.api.context import ApiContext, Context
 from controlplane.api.idempotency import IdempotencyKey, once
-from controlplane.api.wire import NO_INTENT, DeploymentDetail, DeploymentOut, IntentIn, IntentOut, ScaleIn
+from controlplane.api.wire import NO_INTENT, DeploymentDetail, DeploymentOut, IntentIn, IntentOut, ScaleIn, ShadowIn
 from controlplane.domain.decision import DecisionRecord
 from controlplane.domain.deployment import Deployment, Intent
 from controlplane.domain.event import Event, EventKind, NewEvent
@@ -27,7 +27,9 @@ router = APIRouter(prefix="/deployments", tags=["deployments"])
 _TELLING_KINDS: Final = (EventKind.DEPLOYMENT, EventKind.REPLICA)
 """Events that say what a deployment waits for; decisions only say how many replicas it should have."""
 
-_BY_PEOPLE: Final = frozenset({Reason.SCALED_BY_PERSON, Reason.PAUSED_BY_PERSON, Reason.RESUMED_BY_PERSON})
+_BY_PEOPLE: Final = frozenset(
+    {Reason.SCALED_BY_PERSON, Reason.PAUSED_BY_PERSON, Reason.RESUMED_BY_PERSON, Reason.SHADOWED_BY_PERSON}
+)
 """What a person asked for does not say what it waits for, and a loop that goes on waiting does not say so twice."""
 _EVENTS_LOOKED_AT: Final = 8
 """People change one deployment a few times in a row, not more."""
@@ -136,6 +138,29 @@ async def resume_deployment(
         )
 
     return await _change_intent(context, request, name, body.generation, key, resumed)
+
+
+@router.post("/{name}/shadow", status_code=202, response_model=IntentOut)
+async def shadow_deployment(
+    context: Context, request: Request, name: str, body: ShadowIn, key: IdempotencyKey = None
+) -> JSONResponse:
+    """Let the autoscaler decide and show without acting, or act again; with null as the site file says."""
+
+    def shadowed(deployment: Deployment) -> _Asked:
+        intent = replace(deployment.intent, shadow=body.shadow)
+        said = (
+            "is in shadow: decisions are shown, the number stays"
+            if replace(deployment, intent=intent).in_shadow
+            else "follows its autoscaler"
+        )
+        return _Asked(
+            intent=intent,
+            reason=Reason.SHADOWED_BY_PERSON,
+            sentence=f"Deployment {name} {said}. {body.reason}".strip(),
+            already=f"Deployment {name} {said}, as before.",
+        )
+
+    return await _change_intent(context, request, name, body.generation, key, shadowed)
 
 
 async def _change_intent(

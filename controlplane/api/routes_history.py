@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import datetime
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Header, Query, Request
@@ -10,7 +11,7 @@ from fastapi.responses import StreamingResponse
 from controlplane.api.assemble import decision_detail, decision_out, event_out
 from controlplane.api.context import ApiContext, Context
 from controlplane.api.wire import REPLAYED_MAX, DecisionDetail, DecisionOut, EventOut, ReplayOut
-from controlplane.kernel.errors import NotFoundError
+from controlplane.kernel.errors import InvalidError, NotFoundError, Problem
 from controlplane.kernel.ids import DeploymentName
 
 router = APIRouter(tags=["history"])
@@ -20,6 +21,7 @@ _POLL_S: Final = 0.5
 _KEEP_ALIVE_POLLS: Final = 30
 """A comment line after this many empty looks (15 s), below the idle limit of common proxies (30-60 s)."""
 _BATCH: Final = 200
+_A_TIME: Final = "2026-01-31T12:00:00Z is such a time"
 
 
 @router.get("/events")
@@ -64,13 +66,16 @@ async def list_decisions(
     deployment: str | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
     after: Annotated[int, Query(ge=0)] = 0,
+    until: Annotated[datetime | None, Query(description="Only those of then or before; a time with a zone.")] = None,
 ) -> list[DecisionOut]:
     """Newest first."""
+    if until is not None and until.tzinfo is None:
+        raise InvalidError([Problem(field="until", found=str(until), expected="a time with a zone", hint=_A_TIME)])
     name = DeploymentName(deployment) if deployment is not None else None
     async with context.store.transaction() as tx:
         if name is not None:
             await tx.deployment(name)
-        records = await tx.decisions(name, after=after, limit=limit)
+        records = await tx.decisions(name, after=after, limit=limit, until=until)
     return [decision_out(record) for record in records]
 
 

@@ -99,6 +99,8 @@ async def get_usage(
         gpu_hours=usage.gpu_hours,
         gpu_hours_static_peak=usage.gpu_hours_static_peak,
         gpus_peak=usage.gpus_peak,
-        scale_events=sum(1 for d in decisions if d.wanted != d.wanted_before and start <= d.at <= end),
+        scale_events=sum(
+            1 for d in decisions if d.wanted != d.wanted_before and not d.in_shadow and start <= d.at <= end
+        ),
         by_deployment=dict(usage.by_deployment),
     )

@@ -106,6 +106,9 @@ class DeploymentOut(Wire):
     replicas_max: int
     replicas_wanted: int
     replicas_target: int
+    scaling_policy: str = Field(default="slo", description="slo or rules: what decides on the number.")
+    shadow: bool = Field(default=False, description="The autoscaler decides and shows; nothing is done about it.")
+    replicas_shadow: int | None = Field(default=None, description="In shadow: what it would want.")
     replicas_by_phase: dict[str, int]
     gpus_per_replica: int
     slo: SloOut
@@ -166,6 +169,7 @@ class DecisionOut(Wire):
     reason: str
     sentence: str
     policy: str
+    shadow: bool = Field(default=False, description="It was shown, not acted upon: the numbers are the shadow's.")
 
 
 class DecisionDetail(DecisionOut):
@@ -199,6 +203,14 @@ class ScaleIn(Wire):
         int | None, Field(ge=0, le=REPLICAS_PINNED_MAX, description="A fixed number, or null for automatic again.")
     ]
     generation: Annotated[int | None, Field(description="Refuse unless the deployment still has it.")] = None
+
+
+class ShadowIn(Wire):
+    shadow: Annotated[
+        bool | None, Field(description="Whether the autoscaler only shows; null for as the site file says.")
+    ]
+    generation: Annotated[int | None, Field(description="Refuse unless the deployment still has it.")] = None
+    reason: Annotated[str, Field(max_length=500)] = ""
 
 
 class IntentIn(Wire):

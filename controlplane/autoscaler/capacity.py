@@ -1,20 +1,25 @@
 """How much demand replicas carry within their objectives, from the engine's timing and the requests really seen.
 
-A replica shares its time between prefill and decode steps. With arrivals at `x` per second and replica, mean prompt n,
-mean output O, mean context c, a step of `a + B g` seconds for B sequences (g = b + k c) and a prefill of p seconds:
+Each step gives every running sequence a token and takes in what prompts there are. With arrivals at `x` per second and
+replica, mean prompt n, mean output O, mean context c, a step of `a + B g` seconds for B sequences (g = b + k c) that a
+prompt of its own makes p seconds longer:
 
     prefill takes the share x p of the time, so a token gap is   t = (a + B g) / (1 - x p)
     Little's law says                                            B = x O t
     hence                                                        t = a / (1 - x w),  w = p + g O
 
-so w is the work that a request brings, x w the utilisation, and every limit (gap, KV cache, sequences, time to first
-token) turns into a largest batch in closed form. Form and coefficients: NVIDIA aiconfigurator (docs/autoscaling.md).
+so w is the work that a request brings and x w the utilisation. p is without the fixed part of a prefill: that is one
+pass over the weights, which the decoding sequences make anyway. A request's own gap is the mean of O of them: x t O
+prompts stall it, as many more as a compound Poisson count has at the objective's percentile, so short outputs need more
+room than long ones. Every limit (gap, KV cache, sequences, time to first token) bounds x. Form and coefficients: NVIDIA
+aiconfigurator; how near the simulator this comes: `python -m benchmarks capacity` (docs/autoscaling.md).
 
 Replicas pool their luck: the number of open requests varies like a Poisson count (M/G/inf), so n replicas plan for a
 mean that lies z standard deviations below n times the largest batch; the more replicas, the less is lost to variation.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Final
@@ -38,8 +43,9 @@ class Workload:
 
     @property
     def context_tokens(self) -> float:
-        """Mean context of a running sequence: long outputs run longer and count more, about a whole output's length."""
-        return self.prompt_tokens + self.output_tokens
+        """Mean context of a running sequence: with outputs as varied as an exponential one, long ones run so much longer
+        that a running one is half through twice the mean; with equal ones it is half of it. Real ones lie between."""
+        return self.prompt_tokens + 0.75 * self.output_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +55,9 @@ class ReplicaTiming:
     step_base_s: float
     step_per_seq_s: float
     prefill_s: float
-    """Of the mean prompt."""
+    """Of the mean prompt, alone."""
+    stall_s: float
+    """By which it makes a step longer that others decode in."""
     slowness: float
     """Measured over modelled step time, at the slow end of what is believed."""
 
@@ -106,7 +114,7 @@ def capacity(params: PolicyParams, state: PolicyState) -> Capacity:
         workload=workload,
         batch_max=batch_max,
         limit=limit,
-        concurrency_z=_normal_quantile(_percentile(params)),
+        concurrency_z=params.tuning.concurrency_z,
         discount=state.discount,
     )
 
@@ -130,19 +138,20 @@ def slowness(tuning: Tuning, state: PolicyState) -> float:
 def replica_timing(params: PolicyParams, workload: Workload, factor: float) -> ReplicaTiming:
     """The prior's formula at this workload, every time multiplied by `factor`."""
     prior, n = params.prior, workload.prompt_tokens
-    prefill_s = prior.prefill_base_s + prior.prefill_per_token_s * n + prior.prefill_per_token2_s * n * n
+    stall_s = prior.prefill_per_token_s * n + prior.prefill_per_token2_s * n * n
     per_seq_s = prior.step_per_seq_s + prior.step_per_context_token_s * workload.context_tokens
     return ReplicaTiming(
         step_base_s=prior.step_base_s * factor,
         step_per_seq_s=per_seq_s * factor,
-        prefill_s=prefill_s * factor,
+        prefill_s=(prior.prefill_base_s + stall_s) * factor,
+        stall_s=(stall_s if params.decodes else prior.prefill_base_s + stall_s) * factor,
         slowness=factor,
     )
 
 
 def work_s(timing: ReplicaTiming, workload: Workload) -> float:
     """Seconds of a replica's time that one request takes at a large batch."""
-    return timing.prefill_s + timing.step_per_seq_s * workload.output_tokens
+    return timing.stall_s + timing.step_per_seq_s * workload.output_tokens
 
 
 def _rate_at(timing: ReplicaTiming, workload: Workload, batch: float) -> float:
@@ -161,22 +170,49 @@ def _batch_at(timing: ReplicaTiming, workload: Workload, utilization: float) -> 
 
 def _first_limit(params: PolicyParams, timing: ReplicaTiming, workload: Workload) -> tuple[float, str]:
     """The largest batch that keeps every limit, one at least: below one request at a time nothing gets faster."""
+    tuning = params.tuning
     limits = [
-        (_batch_at(timing, workload, params.tuning.utilization_max), "utilisation"),
+        (_batch_at(timing, workload, tuning.utilization_max), "utilisation"),
         (float(params.prior.max_num_seqs), "sequences"),
     ]
     if params.prior.kv_tokens > 0 and workload.output_tokens:
-        limits.append((params.tuning.kv_fill * params.prior.kv_tokens / workload.context_tokens, "KV cache"))
+        limits.append((tuning.kv_fill * params.prior.kv_tokens / workload.context_tokens, "KV cache"))
     gap_s = _gap_limit_s(params, timing, workload)
     if gap_s is not None and workload.output_tokens:
-        utilization = min(max(1.0 - timing.step_base_s / gap_s, 0.0), params.tuning.utilization_max)
+        utilization = _largest(lambda at: _gap_s(params, timing, workload, at) <= gap_s, tuning.utilization_max)
         limits.append((_batch_at(timing, workload, utilization), "inter-token"))
     wait_s = _first_token_limit_s(params)
     if wait_s is not None:
-        utilization = _utilization_for_wait(params, timing, workload, wait_s)
+        utilization = _largest(
+            lambda at: _first_token_s(params, timing, workload, at) <= wait_s, tuning.utilization_max
+        )
         limits.append((_batch_at(timing, workload, utilization), "first token"))
     batch, limit = min(limits)
     return max(batch, 1.0), limit
+
+
+def _gap_s(params: PolicyParams, timing: ReplicaTiming, workload: Workload, utilization: float) -> float:
+    """A request's mean time per output token, at the objective's percentile."""
+    mean_s = timing.step_base_s / (1.0 - utilization)
+    rate_rps = utilization / max(work_s(timing, workload), 1e-9)
+    # The variance of a compound Poisson count of prompts, each as long as its square's mean, over O tokens.
+    tokens = max(workload.output_tokens * params.tuning.short_output, 1.0)
+    stalls = rate_rps * mean_s * (1.0 + params.tuning.prompt_cv**2) / tokens
+    return mean_s + _normal_quantile(_percentile(params)) * timing.stall_s * math.sqrt(stalls)
+
+
+def _largest(holds: Callable[[float], bool], most: float) -> float:
+    """The largest value up to `most` for which a condition that fails from some value on still holds."""
+    if holds(most):
+        return most
+    low, high = 0.0, most
+    for _ in range(_BISECTION_STEPS):
+        middle = (low + high) / 2.0
+        if holds(middle):
+            low = middle
+        else:
+            high = middle
+    return low
 
 
 def _gap_limit_s(params: PolicyParams, timing: ReplicaTiming, workload: Workload) -> float | None:
@@ -198,31 +234,17 @@ def _first_token_limit_s(params: PolicyParams) -> float | None:
     return min(limits) if limits else None
 
 
-def _utilization_for_wait(params: PolicyParams, timing: ReplicaTiming, workload: Workload, limit_s: float) -> float:
-    """The largest utilisation at which the percentile of (wait for prefills + own prefill + one step) is in the limit.
+def _first_token_s(params: PolicyParams, timing: ReplicaTiming, workload: Workload, utilization: float) -> float:
+    """Wait for prefills, own prefill and one step, at the objective's percentile.
 
     Prefills queue like M/G/1; its waiting time's tail is taken as exponential with the Pollaczek-Khinchine mean of a
     service time as variable as an exponential one, which real prompt lengths are about.
     """
-    work = work_s(timing, workload)
     tail = 1.0 - _percentile(params)
-
-    def first_token_s(utilization: float) -> float:
-        share = utilization * timing.prefill_s / work
-        step_s = timing.step_base_s / (1.0 - utilization) if params.decodes else 0.0
-        queue_s = timing.prefill_s / (1.0 - share) * max(0.0, math.log(share / tail)) if share > 0.0 else 0.0
-        return queue_s + timing.prefill_s + step_s
-
-    low, high = 0.0, params.tuning.utilization_max
-    if first_token_s(high) <= limit_s:
-        return high
-    for _ in range(_BISECTION_STEPS):
-        middle = (low + high) / 2.0
-        if first_token_s(middle) <= limit_s:
-            low = middle
-        else:
-            high = middle
-    return low
+    share = utilization * timing.stall_s / max(work_s(timing, workload), 1e-9)
+    step_s = timing.step_base_s / (1.0 - utilization) if params.decodes else 0.0
+    queue_s = timing.stall_s / (1.0 - share) * max(0.0, math.log(share / tail)) if share > 0.0 else 0.0
+    return queue_s + timing.prefill_s + step_s
 
 
 def _percentile(params: PolicyParams) -> float:

@@ -6,7 +6,7 @@ with the text that was kept. Times are Unix seconds, durations are seconds.
 
 import types
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from datetime import timedelta
 from enum import Enum
 from functools import cache
@@ -25,7 +25,10 @@ def encode(value: object) -> str:
 
 
 def decode[T](kind: type[T], text: str) -> T:
-    """The value whose `encode` is `text`. InvalidError names the first field that does not fit."""
+    """The value whose `encode` is `text`. InvalidError names the first field that does not fit.
+
+    A field that has a default may be absent: what an older version wrote is read as it was meant then.
+    """
     try:
         data = orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -85,12 +88,13 @@ def _decoder(kind: Any) -> Decoder:
 def _dataclass_decoder(kind: Any) -> Decoder:
     hints = get_type_hints(kind)
     parts = {field.name: _decoder(hints[field.name]) for field in fields(kind)}
+    needed = {field.name for field in fields(kind) if field.default is MISSING and field.default_factory is MISSING}
 
     def from_object(data: Any, path: str) -> Any:
-        if not isinstance(data, dict) or data.keys() != parts.keys():
+        if not isinstance(data, dict) or not needed <= data.keys() <= parts.keys():
             found = sorted(data) if isinstance(data, dict) else data
             raise _unfit(path, found, f"an object with exactly {sorted(parts)}")
-        return kind(**{name: part(data[name], f"{path}.{name}") for name, part in parts.items()})
+        return kind(**{name: parts[name](value, f"{path}.{name}") for name, value in data.items()})
 
     return from_object
 

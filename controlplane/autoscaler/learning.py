@@ -99,11 +99,14 @@ def lead_s(params: PolicyParams, observation: Observation, state: PolicyState) -
 
 def _tokens(memory: TokenMemory, observation: Observation, elapsed_s: float, tuning: Tuning) -> TokenMemory:
     keep = math.exp(-elapsed_s / tuning.tokens_memory_s)
+    # Requests that run have made half of their tokens on average: those count where they were made.
+    made = observation.finished + (observation.running - memory.running) / 2.0
     return TokenMemory(
         first_tokens=memory.first_tokens * keep + observation.ttft.count,
         prompt_tokens=memory.prompt_tokens * keep + observation.prompt_tokens,
-        finished=memory.finished * keep + observation.finished,
+        finished=max(memory.finished * keep + made, 0.0),
         output_tokens=memory.output_tokens * keep + observation.generation_tokens,
+        running=observation.running if observation.engine_deltas else memory.running,
     )
 
 
@@ -112,7 +115,8 @@ def _attainment(
 ) -> AttainmentMemory:
     keep = math.exp(-elapsed_s / tuning.attainment_memory_s)
     per_token = observation.per_output_token
-    if per_token.count <= 0.0:
+    if per_token.count <= 0.0 < observation.finished:
+        # An engine that does not tell it of requests. The gaps themselves are stricter: a stall is a share of them.
         per_token = observation.inter_token
     return AttainmentMemory(
         ttft=_faded(memory.ttft, keep, observation.ttft),
@@ -170,7 +174,7 @@ def _measured(params: PolicyParams, observation: Observation, state: PolicyState
         return None
     timing = replica_timing(params, mean_request(params, state), 1.0)
     batch = max(gaps.sum_s / replica_s, 1.0)
-    prefill_share = min(observation.ttft.count / replica_s * timing.prefill_s, _PREFILL_SHARE_MAX)
+    prefill_share = min(observation.ttft.count / replica_s * timing.stall_s, _PREFILL_SHARE_MAX)
     modelled_s = (timing.step_base_s + batch * timing.step_per_seq_s) / (1.0 - prefill_share)
     ratio = gaps.sum_s / gaps.count / modelled_s if modelled_s > 0.0 else 0.0
     return _Measured(ratio, prefill_share) if ratio > 0.0 else None

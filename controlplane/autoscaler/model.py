@@ -108,6 +108,8 @@ class Observation:
     replicas_max: int
     pinned: int | None
     paused: bool
+    shadow_of: int | None = None
+    """In shadow: the number that really holds, while `wanted` is what would be wanted. None: acted upon."""
 
     @property
     def work_waiting(self) -> int:
@@ -174,6 +176,12 @@ class Tuning:
     tokens_prior_weight: float = 10.0
     """In requests: after this many the seen mean weighs as much as the prior."""
     tokens_memory_s: float = 300.0
+    prompt_cv: float = 1.0
+    """Standard deviation of prompt lengths over their mean: 0.96 in Azure's 2023 conversation trace."""
+    short_output: float = 0.33
+    """The tenth percentile of output lengths over their mean, lognormal with the 0.77 of the same trace: short answers
+    have the fewest tokens to spread a stall over."""
+    concurrency_z: float = 2.0
     utilization_max: float = 0.9
     """Of a replica's time, whatever the SLO allows: at 1 its queue has no bound."""
     kv_fill: float = 0.85
@@ -242,7 +250,10 @@ class TokenMemory:
     first_tokens: float = 0.0
     prompt_tokens: float = 0.0
     finished: float = 0.0
+    """Whole outputs behind `output_tokens`: requests that run count half when they come and half when they end."""
     output_tokens: float = 0.0
+    running: int = 0
+    """At the last look."""
 
     @property
     def started(self) -> float:

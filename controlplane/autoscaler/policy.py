@@ -6,7 +6,9 @@ never falls. The order of the rules below is their priority.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
 from controlplane.autoscaler.capacity import Capacity, capacity
 from controlplane.autoscaler.explain import explain
@@ -20,35 +22,47 @@ from controlplane.autoscaler.model import (
     PolicyState,
     Trust,
 )
-from controlplane.autoscaler.view import Needs, View
+from controlplane.autoscaler.view import Needs, Stance, View
 from controlplane.domain.reason import Reason
 from controlplane.domain.slo import LatencyTarget
 
 
 @dataclass(frozen=True, slots=True)
-class _Choice:
+class Choice:
     wanted: int
     reason: Reason
 
 
+class Step(StrEnum):
+    """The rules, in their order."""
+
+    PERSON = "a person's word"
+    MORE = "more"
+    """Or awake."""
+    DATA = "hold without data"
+    FEWER = "fewer"
+    """Or to zero."""
+    AS_IT_WAS = "as it was"
+
+
 def decide(params: PolicyParams, observation: Observation, state: PolicyState | None) -> Decision:
     """The number of replicas to want now. `state` is what the last decision left; None at the first."""
-    learned = learn(params, observation, state or first_state(params, observation))
-    view = _view(params, observation, learned)
-    choice = _choose(params, view)
+    view = view_of(params, observation, state)
+    choice = choose(params, view)
     return Decision(
         wanted=choice.wanted,
         reason=choice.reason,
         sentence=explain(view, choice.wanted, choice.reason),
-        state=_next_state(view, choice),
+        state=next_state(view, choice),
     )
 
 
 # -- the view ---------------------------------------------------------------------------------------------------------
 
 
-def _view(params: PolicyParams, observation: Observation, learned: PolicyState) -> View:
+def view_of(params: PolicyParams, observation: Observation, state: PolicyState | None) -> View:
     """Demand, capacity and needs, after the state took note of shortage and of objectives missed without one."""
+    learned = learn(params, observation, state or first_state(params, observation))
     lead = lead_s(params, observation, learned)
     demand = estimate(learned.buckets, lead_s=lead, tuning=params.tuning)
     believed = capacity(params, learned)
@@ -142,78 +156,96 @@ def _model_is_wrong(params: PolicyParams, observation: Observation, state: Polic
 # -- the rules --------------------------------------------------------------------------------------------------------
 
 
-def _choose(params: PolicyParams, view: View) -> _Choice:
+def choose(params: PolicyParams, view: Stance) -> Choice:
     """The first rule that applies."""
+    return next(choice for _, choice in steps(params, view) if choice is not None)
+
+
+def steps(params: PolicyParams, view: Stance) -> Iterator[tuple[Step, Choice | None]]:
+    """Each rule's choice in their order, None where it does not apply; the last one always does."""
+    before = bounded(view.observation)
+    yield Step.PERSON, _person(view, before)
+    yield Step.MORE, _up(params, view, before)
+    yield Step.DATA, _hold(view, before)
+    yield Step.FEWER, _down(params, view, before)
+    yield Step.AS_IT_WAS, _steady(view, before)
+
+
+def bounded(seen: Observation) -> int:
+    """The number so far, within the site's limits."""
+    return min(max(seen.wanted, seen.replicas_min), seen.replicas_max)
+
+
+def _person(view: Stance, before: int) -> Choice | None:
     seen = view.observation
-    before = min(max(seen.wanted, seen.replicas_min), seen.replicas_max)
     if seen.paused:
-        return _Choice(before, Reason.PAUSED)
+        return Choice(before, Reason.PAUSED)
     if seen.pinned is not None:
-        return _Choice(min(max(seen.pinned, seen.replicas_min), seen.replicas_max), Reason.PINNED)
-    return _up(params, view, before) or _hold(view, before) or _down(params, view, before) or _steady(view, before)
+        return Choice(min(max(seen.pinned, seen.replicas_min), seen.replicas_max), Reason.PINNED)
+    return None
 
 
-def _up(params: PolicyParams, view: View, before: int) -> _Choice | None:
+def _up(params: PolicyParams, view: Stance, before: int) -> Choice | None:
     """More, on whatever is certain: demand counted, requests waiting, a full cache, objectives missed."""
     seen, needs = view.observation, view.needs
     target = needs.to_order
     if before == 0 and (seen.work_waiting > 0 or (seen.arrivals or 0.0) > 0.0):
-        return _Choice(min(max(target, 1), seen.replicas_max), Reason.WAKE) if seen.replicas_max else None
-    if before == 0 and _is_idle(params, view):
+        return Choice(min(max(target, 1), seen.replicas_max), Reason.WAKE) if seen.replicas_max else None
+    if before == 0 and is_idle(params, view):
         return None
     if target <= before:
         return None
     if before >= seen.replicas_max:
-        return _Choice(before, Reason.ABOVE_MAXIMUM)
-    if view.state.direction < 0 and _turned_lately(view) and not view.pressed:
-        return _Choice(before, Reason.HOLD_COOLDOWN)
-    return _Choice(min(target, seen.replicas_max), needs.reason)
+        return Choice(before, Reason.ABOVE_MAXIMUM)
+    if view.state.direction < 0 and turned_lately(view) and not view.pressed:
+        return Choice(before, Reason.HOLD_COOLDOWN)
+    return Choice(min(target, seen.replicas_max), needs.reason)
 
 
-def _hold(view: View, before: int) -> _Choice | None:
+def _hold(view: Stance, before: int) -> Choice | None:
     """Nothing below this rule may happen on missing, stale or partial data."""
     seen = view.observation
     parts = (seen.gateway, seen.engines)
     if Trust.MISSING in parts or seen.arrivals is None:
-        return _Choice(before, Reason.HOLD_MISSING_DATA)
+        return Choice(before, Reason.HOLD_MISSING_DATA)
     if Trust.STALE in parts or not seen.arrivals_complete:
-        return _Choice(before, Reason.HOLD_STALE_DATA)
+        return Choice(before, Reason.HOLD_STALE_DATA)
     return None
 
 
-def _down(params: PolicyParams, view: View, before: int) -> _Choice | None:
+def _down(params: PolicyParams, view: Stance, before: int) -> Choice | None:
     """Fewer, once nothing within the hold time needed more; to nothing, once nobody asked for long."""
     seen = view.observation
-    least = max(seen.replicas_min, 0 if _is_idle(params, view) else 1)
+    least = max(seen.replicas_min, 0 if is_idle(params, view) else 1)
     if before > 0 and least == 0:
-        return _Choice(0, Reason.IDLE)
+        return Choice(0, Reason.IDLE)
     if before == 0:
         return None
     keep = max(view.needed_within_hold, least)
     if keep >= before:
-        return None if max(view.needs.keep, least) >= before else _Choice(before, Reason.HOLD_COOLDOWN)
-    if not _hold_time_was_seen(params, view):
-        return _Choice(before, Reason.HOLD_COOLDOWN)
-    if view.state.direction > 0 and _turned_lately(view):
-        return _Choice(before, Reason.HOLD_COOLDOWN)
-    return _Choice(keep, Reason.DEMAND_DOWN)
+        return None if max(view.needs.keep, least) >= before else Choice(before, Reason.HOLD_COOLDOWN)
+    if not hold_time_was_seen(params, view):
+        return Choice(before, Reason.HOLD_COOLDOWN)
+    if view.state.direction > 0 and turned_lately(view):
+        return Choice(before, Reason.HOLD_COOLDOWN)
+    return Choice(keep, Reason.DEMAND_DOWN)
 
 
-def _steady(view: View, before: int) -> _Choice:
+def _steady(view: Stance, before: int) -> Choice:
     """As it was, or at the bound that the site file moved over it."""
     seen = view.observation
     if seen.wanted < seen.replicas_min:
-        return _Choice(before, Reason.BELOW_MINIMUM)
+        return Choice(before, Reason.BELOW_MINIMUM)
     if seen.wanted > seen.replicas_max:
-        return _Choice(before, Reason.ABOVE_MAXIMUM)
+        return Choice(before, Reason.ABOVE_MAXIMUM)
     if before == 0:
-        return _Choice(before, Reason.IDLE)
+        return Choice(before, Reason.IDLE)
     if seen.starting > 0 and view.pressed:
-        return _Choice(before, Reason.HOLD_STARTING)
-    return _Choice(before, Reason.STEADY)
+        return Choice(before, Reason.HOLD_STARTING)
+    return Choice(before, Reason.STEADY)
 
 
-def _is_idle(params: PolicyParams, view: View) -> bool:
+def is_idle(params: PolicyParams, view: Stance) -> bool:
     """Nobody asked for `idle_after`, the gateway says so itself, and zero is allowed."""
     seen = view.observation
     if params.idle_after is None or seen.replicas_min > 0 or seen.work_open > 0:
@@ -223,12 +255,12 @@ def _is_idle(params: PolicyParams, view: View) -> bool:
     return seen.at_s - view.state.last_request_s >= params.idle_after.total_seconds()
 
 
-def _turned_lately(view: View) -> bool:
+def turned_lately(view: Stance) -> bool:
     """Another turn would be the second within one lead."""
     return view.observation.at_s - view.state.turned_s < view.lead_s
 
 
-def _hold_time_was_seen(params: PolicyParams, view: View) -> bool:
+def hold_time_was_seen(params: PolicyParams, view: Stance) -> bool:
     now_s = view.observation.at_s
     seen_s = sum(bucket.seconds for bucket in view.state.buckets if bucket.end_s > now_s - view.hold_s)
     return now_s - view.state.since_s >= view.hold_s and seen_s >= params.tuning.hold_coverage * view.hold_s
@@ -237,7 +269,7 @@ def _hold_time_was_seen(params: PolicyParams, view: View) -> bool:
 # -- what is left for the next decision -------------------------------------------------------------------------------
 
 
-def _next_state(view: View, choice: _Choice) -> PolicyState:
+def next_state(view: Stance, choice: Choice) -> PolicyState:
     state, now_s = view.state, view.observation.at_s
     buckets = state.buckets
     if buckets:

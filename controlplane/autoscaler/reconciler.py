@@ -6,16 +6,13 @@ either the old decision or the new one. Only the hint comes after the commit; lo
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final, Protocol
 
 from controlplane.autoscaler.codec import decode, encode
-from controlplane.autoscaler.model import Decision, Observation, PolicyParams, PolicyState, Tuning
-from controlplane.autoscaler.observe import ObserverMemory, observe
-from controlplane.autoscaler.params import params_for
-from controlplane.autoscaler.policy import decide
-from controlplane.autoscaler.replay import record
+from controlplane.autoscaler.model import Tuning
+from controlplane.autoscaler.scaling import Memory, Recorded, Scaling, scale
 from controlplane.domain.deployment import Deployment
 from controlplane.domain.event import EventKind, NewEvent
 from controlplane.domain.ports import Telemetry
@@ -27,6 +24,8 @@ from controlplane.kernel.ids import DeploymentName
 from controlplane.runtime.hints import Hints
 from controlplane.runtime.reconciler import TickReport
 
+__all__ = ["LOOP", "AutoscalerReconciler", "DecisionObserver", "Memory", "UnobservedDecisions"]
+
 _LOG = logging.getLogger(__name__)
 
 LOOP: Final = "autoscaler"
@@ -37,25 +36,8 @@ _REASON_SPACING: Final = timedelta(seconds=10)
 """A new reason for the same number is kept at most this often: a reason that flickers must not fill the table."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recorded:
-    """The decision last kept."""
-
-    at_s: float
-    reason: Reason
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
-    """What the store keeps per deployment between two ticks."""
-
-    observer: ObserverMemory = field(default_factory=ObserverMemory)
-    policy: PolicyState | None = None
-    recorded: Recorded | None = None
-
-
 class DecisionObserver(Protocol):
-    """Is told of each decision that is kept, once its transaction is committed: metrics."""
+    """Is told of each decision that is kept and acted upon, once its transaction is committed: metrics."""
 
     def on_decision(self, deployment: DeploymentName, reason: Reason, *, wanted_before: int, wanted: int) -> None: ...
 
@@ -69,7 +51,7 @@ class UnobservedDecisions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Written:
-    decision: Decision
+    scaling: Scaling
     kept: bool
     """It is in the history, not only in the state."""
 
@@ -119,12 +101,12 @@ class AutoscalerReconciler:
             if deployment.removed:
                 return TickReport(sentence="removed from the site; nothing to decide")
             written = await self._decide(tx, deployment)
-        decision = written.decision
-        if written.kept:
+        decision, wanted = written.scaling.decision, written.scaling.wanted
+        if written.kept and not deployment.in_shadow:
             self._observer.on_decision(
                 name, decision.reason, wanted_before=deployment.replicas_wanted, wanted=decision.wanted
             )
-        changed = decision.wanted != deployment.replicas_wanted
+        changed = wanted != deployment.replicas_wanted
         if changed:
             self._hints.hint(_REPLICAS_LOOP)
             _LOG.info(
@@ -132,7 +114,7 @@ class AutoscalerReconciler:
                 extra={
                     "deployment": name,
                     "wanted_before": deployment.replicas_wanted,
-                    "wanted": decision.wanted,
+                    "wanted": wanted,
                     "reason": decision.reason.value,
                     "sentence": decision.sentence,
                 },
@@ -142,24 +124,22 @@ class AutoscalerReconciler:
     async def _decide(self, tx: Transaction, deployment: Deployment) -> _Written:
         name = deployment.name
         memory = await self._remembered(tx, name)
-        params = params_for(deployment, self._tuning)
-        observation, observer = observe(
-            deployment, await tx.replicas(name), self._telemetry.snapshot(), memory.observer, self._clock.now()
-        )
-        decision = decide(params, observation, memory.policy)
+        replicas, now = await tx.replicas(name), self._clock.now()
+        scaling = scale(deployment, replicas, self._telemetry.snapshot(), memory, now, self._tuning)
         recorded = memory.recorded
-        kept = _worth_keeping(recorded, observation, decision)
+        kept = _worth_keeping(recorded, scaling)
         if kept:
-            recorded = Recorded(at_s=observation.at_s, reason=decision.reason)
-            await tx.append_decision(record(name, params, observation, memory.policy, decision))
-        if decision.wanted != deployment.replicas_wanted:
-            await tx.set_replicas_wanted(name, decision.wanted)
-            await tx.append_events([self._event(name, params, observation, decision)])
-        left = Memory(observer=observer, policy=decision.state, recorded=recorded)
+            recorded = Recorded(at_s=scaling.observation.at_s, reason=scaling.decision.reason)
+            await tx.append_decision(scaling.record)
+        if scaling.decision.wanted != scaling.observation.wanted:
+            await tx.append_events([self._event(name, scaling)])
+        if scaling.wanted != deployment.replicas_wanted:
+            await tx.set_replicas_wanted(name, scaling.wanted)
+        left = replace(scaling.memory, recorded=recorded)
         text = encode(left)
         await tx.put_policy_state(name, text)
         self._decoded[name] = (text, left)
-        return _Written(decision=decision, kept=kept)
+        return _Written(scaling=scaling, kept=kept)
 
     async def _remembered(self, tx: Transaction, name: DeploymentName) -> Memory:
         """What the last tick left; nothing when another version of this program left it."""
@@ -175,9 +155,8 @@ class AutoscalerReconciler:
             _LOG.warning("policy state of another version dropped", extra={"deployment": name, "found": str(error)})
             return Memory()
 
-    def _event(
-        self, name: DeploymentName, params: PolicyParams, observation: Observation, decision: Decision
-    ) -> NewEvent:
+    def _event(self, name: DeploymentName, scaling: Scaling) -> NewEvent:
+        seen, decision = scaling.observation, scaling.decision
         return NewEvent(
             at=self._clock.now(),
             kind=EventKind.DECISION,
@@ -185,13 +164,14 @@ class AutoscalerReconciler:
             reason=decision.reason,
             sentence=decision.sentence,
             deployment=name,
-            data=(("from", observation.wanted), ("to", decision.wanted), ("policy", params.policy)),
+            data=(("from", seen.wanted), ("to", decision.wanted), ("policy", scaling.record.policy)),
         )
 
 
-def _worth_keeping(recorded: Recorded | None, observation: Observation, decision: Decision) -> bool:
+def _worth_keeping(recorded: Recorded | None, scaling: Scaling) -> bool:
     """Every change of the number; a new reason, unless one was just kept; and a heartbeat."""
-    if recorded is None or decision.wanted != observation.wanted:
+    seen, decision = scaling.observation, scaling.decision
+    if recorded is None or decision.wanted != seen.wanted:
         return True
-    age = timedelta(seconds=observation.at_s - recorded.at_s)
+    age = timedelta(seconds=seen.at_s - recorded.at_s)
     return age >= (_REASON_SPACING if decision.reason is not recorded.reason else _HEARTBEAT)

@@ -10,7 +10,9 @@ import orjson
 from controlplane.autoscaler.codec import decode, encode
 from controlplane.autoscaler.model import POLICY_NAME, Decision, Observation, PolicyParams, PolicyState
 from controlplane.autoscaler.policy import decide
-from controlplane.domain.decision import DecisionRecord
+from controlplane.autoscaler.rules import decide_by_rules
+from controlplane.autoscaler.rules_model import RULES_NAME, RulesDecision, RulesObservation, RulesParams, RulesState
+from controlplane.domain.decision import SHADOW, DecisionRecord
 from controlplane.kernel.errors import InvalidError
 from controlplane.kernel.ids import DeploymentName
 
@@ -45,12 +47,13 @@ class ReplayReport:
 
 def record(
     deployment: DeploymentName,
-    params: PolicyParams,
-    observation: Observation,
-    state: PolicyState | None,
-    decision: Decision,
+    params: PolicyParams | RulesParams,
+    observation: Observation | RulesObservation,
+    state: PolicyState | RulesState | None,
+    decision: Decision | RulesDecision,
 ) -> DecisionRecord:
     """The decision with everything it was made from."""
+    seen = observation.seen if isinstance(observation, RulesObservation) else observation
     return DecisionRecord(
         deployment=deployment,
         at=datetime.fromtimestamp(observation.at_s, tz=UTC),
@@ -58,7 +61,7 @@ def record(
         wanted=decision.wanted,
         reason=decision.reason,
         sentence=decision.sentence,
-        policy=params.policy,
+        policy=params.policy if seen.shadow_of is None else f"{params.policy}{SHADOW}",
         observation_json=encode(observation),
         state_before_json=_FIRST if state is None else encode(state),
         state_after_json=encode(decision.state),
@@ -66,10 +69,23 @@ def record(
     )
 
 
-def replay(record: DecisionRecord) -> Decision:
+def replay(record: DecisionRecord) -> Decision | RulesDecision:
     """Decide again from the record alone. InvalidError when its texts do not fit this version's values."""
+    if record.policy_name == RULES_NAME:
+        return decide_by_rules(*rules_input(record))
+    return decide(*slo_input(record))
+
+
+def slo_input(record: DecisionRecord) -> tuple[PolicyParams, Observation, PolicyState | None]:
+    """What the policy for the SLO was given. InvalidError as `replay`."""
     state = None if record.state_before_json == _FIRST else decode(PolicyState, record.state_before_json)
-    return decide(decode(PolicyParams, record.params_json), decode(Observation, record.observation_json), state)
+    return decode(PolicyParams, record.params_json), decode(Observation, record.observation_json), state
+
+
+def rules_input(record: DecisionRecord) -> tuple[RulesParams, RulesObservation, RulesState | None]:
+    """What the rules were given. InvalidError as `replay`."""
+    state = None if record.state_before_json == _FIRST else decode(RulesState, record.state_before_json)
+    return decode(RulesParams, record.params_json), decode(RulesObservation, record.observation_json), state
 
 
 def replay_all(records: Iterable[DecisionRecord]) -> ReplayReport:
@@ -85,7 +101,7 @@ def replay_all(records: Iterable[DecisionRecord]) -> ReplayReport:
 
 
 def _compare(kept: DecisionRecord) -> Difference | None:
-    if kept.policy != POLICY_NAME:
+    if kept.policy_name not in (POLICY_NAME, RULES_NAME):
         return _difference(kept, "policy", kept.policy, POLICY_NAME)
     try:
         again = replay(kept)

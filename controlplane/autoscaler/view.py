@@ -38,13 +38,13 @@ class Needs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class View:
+class Stance:
+    """What the order of the rules looks at, whichever policy it came from."""
+
     observation: Observation
     state: PolicyState
     lead_s: float
     hold_s: float
-    demand: Demand | None
-    capacity: Capacity
     needs: Needs
     missed: str
     """The objective that is missed now, in words; empty: none."""
@@ -60,5 +60,14 @@ class View:
     def pressed(self) -> bool:
         """Users feel it already, or replicas were lost: reason enough to turn round within a lead."""
         seen = self.observation
-        lost = seen.ready + seen.starting < min(seen.wanted, seen.replicas_max)
+        expected = seen.wanted if seen.shadow_of is None else seen.shadow_of
+        lost = seen.ready + seen.starting < min(expected, seen.replicas_max)
         return bool(lost or seen.held or self.needs.backlog or self.needs.kv or self.missed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View(Stance):
+    """A stance of the policy that works for the SLO, with what it was made from."""
+
+    demand: Demand | None
+    capacity: Capacity

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import controlplane
+from controlplane.adapters.cpu import CpuMeter
 from controlplane.adapters.db.store import SqlStore
 from controlplane.adapters.engines.http import HttpEngines
 from controlplane.adapters.gpu.nvml import NvmlGpus
@@ -184,7 +185,8 @@ def _sources(site: Site, clock: SystemClock, gpu_states: Path) -> tuple[EngineSo
         assert site.telemetry.prometheus_url is not None, "the site file's schema asks for it"
         url = site.telemetry.prometheus_url
         return PrometheusEngines(url, clock), PrometheusNodes(url, clock)
-    local = None if all(node.simulated for node in site.nodes) else GpuReader(NvmlGpus(), clock)
+    simulated = all(node.simulated for node in site.nodes)
+    local = None if simulated else GpuReader(NvmlGpus(), clock, cpu=CpuMeter())
     return DirectEngines(clock), DirectNodes(clock, states=GpuStateFolder(gpu_states, clock), local=local)
 
 

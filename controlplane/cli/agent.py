@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from controlplane.adapters.agent import DEFAULT_PORT
+from controlplane.adapters.cpu import CpuMeter
 from controlplane.adapters.gpu.check import gpu_problems
 from controlplane.adapters.gpu.simulated import GpuStateFolder, SimulatedGpus
 from controlplane.adapters.gpu.source import GpuReader, GpuSource
@@ -110,7 +111,7 @@ async def _serve(source: GpuSource, node: str, expected_gpus: int | None, host: 
     from controlplane.adapters.agent.server import AgentOptions, serve_agent  # noqa: PLC0415  # keeps others quick
 
     options = AgentOptions(node=node, expected_gpus=expected_gpus)
-    reader = GpuReader(source, SystemClock())
+    reader = GpuReader(source, SystemClock(), cpu=CpuMeter())
     sample = await reader.read()
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()

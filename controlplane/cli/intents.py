@@ -1,6 +1,8 @@
 """Commands that change what is wanted. Each sends an intent; the loops do the work."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Final
 
 import typer
 from rich.markup import escape
@@ -33,6 +35,30 @@ def scale(
     body: dict[str, Json] = {"replicas": pinned, "generation": generation}
     back = "" if pinned is None else f"`quarterdeck scale {deployment} auto` gives it back to the autoscaler"
     _send(control_plane, named("/api/v1/deployments/{}/scale", deployment), body, back, as_json=as_json)
+
+
+class Shadow(StrEnum):
+    ON = "on"
+    OFF = "off"
+    SITE = "site"
+
+
+_SHADOWS: Final[Mapping[Shadow, bool | None]] = {Shadow.ON: True, Shadow.OFF: False, Shadow.SITE: None}
+
+
+def shadow(
+    deployment: Deployment,
+    switch: Annotated[Shadow, typer.Argument(metavar="on|off|site", help="Show only, act, or as the site file says.")],
+    generation: Generation = None,
+    reason: Why = "",
+    control_plane: ControlPlane = DEFAULT_URL,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Let the autoscaler decide and show without acting, or act again."""
+    body: dict[str, Json] = {"shadow": _SHADOWS[switch], "generation": generation, "reason": reason}
+    back = f"`quarterdeck shadow {deployment} site` leaves it to the site file" if switch is not Shadow.SITE else ""
+    _send(control_plane, named("/api/v1/deployments/{}/shadow", deployment), body, back, as_json=as_json)
 
 
 def pause(

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 import typer
 
 import controlplane
-from controlplane.cli import agent, down, history, intents, load, models, show, sim_engine, site, up, watch
+from controlplane.cli import agent, autoscale, down, history, intents, load, models, show, sim_engine, site, up, watch
 
 app = typer.Typer(
     name="quarterdeck",
@@ -43,7 +43,7 @@ _COMMANDS: Final[tuple[tuple[str, tuple[Callable[..., None], ...]], ...]] = (
             history.events, history.decisions, history.usage,
         ),
     ),
-    ("Change", (intents.scale, intents.pause, intents.resume)),
+    ("Change", (intents.scale, intents.pause, intents.resume, intents.shadow)),
 )  # fmt: skip
 for _panel, _commands in _COMMANDS:
     for _command in _commands:
@@ -52,4 +52,5 @@ app.add_typer(agent.app, name="agent", rich_help_panel="Run")
 sim_engine.register(app)
 app.add_typer(models.app, name="models", rich_help_panel="Look")
 app.add_typer(site.app, name="site", rich_help_panel="Look")
+app.add_typer(autoscale.app, name="autoscale", rich_help_panel="Look")
 app.add_typer(intents.node, name="node", rich_help_panel="Change")

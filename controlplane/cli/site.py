@@ -155,13 +155,16 @@ def _show_problems(checked: CheckedFile, file: Path, *, as_json: bool) -> None:
 
 def _in_lines(problem: Problem) -> str:
     """`file:line:column: field`, as editors and terminals recognise it, then what a person needs."""
-    place = f"{problem.file}:{problem.line}:{problem.column}: " if problem.line else ""
     return (
-        f"{place}{problem.field}\n"
+        f"{_place(problem)}{problem.field}\n"
         f"  found     {problem.found}\n"
         f"  expected  {problem.expected}\n"
         f"  next      {problem.hint or 'see docs/site-file.md'}"
     )
+
+
+def _place(problem: Problem) -> str:
+    return f"{problem.file}:{problem.line}:{problem.column}: " if problem.line else ""
 
 
 def _summary(planned: PlannedFile) -> dict[str, Any]:
@@ -170,6 +173,7 @@ def _summary(planned: PlannedFile) -> dict[str, Any]:
         "site": planned.site.name,
         "problems": [],
         "warnings": [asdict(problem) for problem in planned.warnings],
+        "notes": [asdict(problem) for problem in planned.notes],
         "deployments": [
             {
                 "name": spec.name,
@@ -201,6 +205,8 @@ def _show_plans(planned: PlannedFile, file: Path) -> None:
     print_table(make_console(), table)
     for problem in planned.warnings:
         typer.echo(f"warning: {_in_lines(problem)}")
+    for problem in planned.notes:
+        typer.echo(f"note: {_place(problem)}{problem.field}: {problem.found} is read as {problem.expected}")
     nodes = planned.site.nodes
     gpus = sum(node.gpus for node in nodes)
     typer.echo(f"{file}: ok, site {planned.site.name}, nodes: {len(nodes)}, GPUs: {gpus}")

@@ -106,9 +106,11 @@ def slo_met(now: SloNow | None) -> str:
 def wanted(row: DeploymentOut) -> str:
     if row.paused:
         return f"{row.replicas_target} [yellow]paused[/yellow]"
-    if row.replicas_pinned is not None:
-        return f"{row.replicas_pinned} [yellow]pinned[/yellow]"
-    return str(row.replicas_target)
+    pinned = " [yellow]pinned[/yellow]" if row.replicas_pinned is not None else ""
+    if row.shadow:
+        would = "?" if row.replicas_shadow is None else str(row.replicas_shadow)
+        return f"{row.replicas_target}{pinned} [yellow]in shadow: {would}[/yellow]"
+    return f"{row.replicas_target}{pinned}"
 
 
 def phases(row: DeploymentOut) -> str:
@@ -117,12 +119,15 @@ def phases(row: DeploymentOut) -> str:
 
 
 def moved(row: DecisionOut) -> str:
-    """`2 -> 3`, or `3` where nothing changed."""
-    return str(row.wanted) if row.wanted == row.wanted_before else f"{row.wanted_before} -> {row.wanted}"
+    """`2 -> 3`, or `3` where nothing changed; in brackets what was only shown, in shadow."""
+    said = str(row.wanted) if row.wanted == row.wanted_before else f"{row.wanted_before} -> {row.wanted}"
+    return f"({said})" if row.shadow else said
 
 
 def grounds(row: DecisionOut) -> str:
     """The sentence without the number that it begins with, for beside `moved`."""
+    if row.shadow and row.sentence.startswith("would "):
+        return row.sentence.partition(": ")[2]
     for start in (f"{row.wanted_before} -> {row.wanted}: ", f"stays at {row.wanted}: "):
         if row.sentence.startswith(start):
             return row.sentence.removeprefix(start)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from controlplane.domain.scaling import AutoscalingSpec
 from controlplane.domain.slo import Slo
 from controlplane.kernel.ids import DeploymentName, ModelId, PoolName, RevisionId, ServedName
 
@@ -62,6 +63,8 @@ class DeploymentSpec:
     """Go to zero after so long without a request; None: never (then replicas_min >= 1)."""
     idle_mode: IdleMode = IdleMode.STOP
     accept_license: bool = False
+    autoscaling: AutoscalingSpec = field(default_factory=AutoscalingSpec)
+    """Who decides on the number of replicas, and whether it is acted upon."""
 
     def __post_init__(self) -> None:
         assert 0 <= self.replicas_min <= self.replicas_max, "0 <= replicas_min <= replicas_max"
@@ -138,6 +141,8 @@ class Intent:
     """True: hold everything as it is; no launch, no drain, no scaling."""
     replicas_pinned: int | None = None
     """A fixed number that replaces the autoscaler's; None: automatic."""
+    shadow: bool | None = None
+    """Whether the autoscaler only shows what it would do; None: as the site file says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +161,11 @@ class Deployment:
     @property
     def name(self) -> DeploymentName:
         return self.spec.name
+
+    @property
+    def in_shadow(self) -> bool:
+        """The autoscaler decides and shows, and the number stays as it is."""
+        return self.spec.autoscaling.shadow if self.intent.shadow is None else self.intent.shadow
 
     @property
     def replicas_target(self) -> int:

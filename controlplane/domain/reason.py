@@ -61,3 +61,4 @@ class Reason(StrEnum):
     SCALED_BY_PERSON = "scaled_by_person"
     PAUSED_BY_PERSON = "paused_by_person"
     RESUMED_BY_PERSON = "resumed_by_person"
+    SHADOWED_BY_PERSON = "shadowed_by_person"

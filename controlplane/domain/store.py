@@ -158,8 +158,17 @@ class Transaction(Protocol):
     ) -> Sequence[Event]: ...
     async def append_decision(self, decision: DecisionRecord) -> None: ...
     async def decisions(
-        self, deployment: DeploymentName | None = None, *, after: int = 0, limit: int = 100, newest_first: bool = True
-    ) -> Sequence[DecisionRecord]: ...
+        self,
+        deployment: DeploymentName | None = None,
+        *,
+        after: int = 0,
+        limit: int = 100,
+        newest_first: bool = True,
+        until: datetime | None = None,
+    ) -> Sequence[DecisionRecord]:
+        """Those of after a number and, where a moment is given, of at or before that."""
+        ...
+
     async def append_tick(self, tick: TickRecord) -> None: ...
     async def ticks(self, *, limit: int = 100, loop: str | None = None) -> Sequence[TickRecord]:
         """Newest first."""

@@ -128,6 +128,8 @@ class GpuSample:
 class NodeSample:
     at: datetime
     gpus: tuple[GpuSample, ...]
+    cpu_utilization: float | None = None
+    """0..1 of all cores, over the time since the source was last asked. None: the source does not tell."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from typing import Final
 
 from controlplane.domain.deployment import Deployment, DeploymentSpec, ServingPlan
 from controlplane.domain.node import Node, NodeSpec
+from controlplane.domain.scaling import AutoscalingSpec
 from controlplane.domain.site import EngineSpec, GatewaySpec, LoadSpec, Site, StoreSpec, TelemetrySpec, TenantSpec
 from controlplane.domain.slo import LatencyTarget, Slo
 from controlplane.kernel.ids import DeploymentName, NodeName
@@ -22,7 +23,9 @@ from controlplane.sites.model import (
     SiteChange,
 )
 
-type Record = DeploymentSpec | EngineSpec | GatewaySpec | LoadSpec | NodeSpec | Slo | StoreSpec | TelemetrySpec
+type Record = (
+    AutoscalingSpec | DeploymentSpec | EngineSpec | GatewaySpec | LoadSpec | NodeSpec | Slo | StoreSpec | TelemetrySpec
+)
 
 _UNSET: Final = "not set"
 
@@ -162,12 +165,12 @@ def _changed_engines(before: Site, after: Site) -> Iterator[FieldChange | Sectio
 
 
 def changed_fields(before: Record, after: Record) -> Iterator[FieldChange]:
-    """The fields that differ, in the order of their declaration; an objective by itself (`slo.ttft`)."""
+    """The fields that differ, in the order of their declaration; those of a section by themselves (`slo.ttft`)."""
     for field in fields(before):
         old, new = getattr(before, field.name), getattr(after, field.name)
         if old == new:
             continue
-        if isinstance(old, Slo) and isinstance(new, Slo):
+        if isinstance(old, Slo | AutoscalingSpec) and isinstance(new, Slo | AutoscalingSpec):
             for change in changed_fields(old, new):
                 yield FieldChange(field=f"{field.name}.{change.field}", before=change.before, after=change.after)
         else:

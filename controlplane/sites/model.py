@@ -180,6 +180,8 @@ class Severity(StrEnum):
     """The site can never be as declared: it is refused."""
     WARNING = "warning"
     """It can be, but somebody may be surprised."""
+    NOTE = "note"
+    """How something is read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from controlplane.kernel.errors import InvalidError, Problem
 from controlplane.kernel.ids import DeploymentName
 from controlplane.sites.capacity import check_capacity
 from controlplane.sites.model import Advisor, Planner, Severity, SiteFinding
+from controlplane.sites.scaling import scaling_findings
 
 
 def no_advice(_spec: DeploymentSpec, _engine: EngineSpec) -> Sequence[Problem]:
@@ -31,6 +32,10 @@ class PlannedSite:
     def warnings(self) -> tuple[SiteFinding, ...]:
         return tuple(finding for finding in self.findings if finding.severity is Severity.WARNING)
 
+    @property
+    def notes(self) -> tuple[SiteFinding, ...]:
+        return tuple(finding for finding in self.findings if finding.severity is Severity.NOTE)
+
 
 def plan_deployments(site: Site, planner: Planner, advisor: Advisor = no_advice) -> PlannedSite:
     """Every deployment is planned, whatever is wrong with others; capacity is checked for those that have a plan."""
@@ -43,6 +48,7 @@ def plan_deployments(site: Site, planner: Planner, advisor: Advisor = no_advice)
         except InvalidError as error:
             findings += _placed(spec, error.problems, Severity.ERROR)
         findings += _placed(spec, advisor(spec, engines[spec.engine]), Severity.WARNING)
+        findings += scaling_findings(spec)
     # What is wrong with an engine is found once for each deployment that names it.
     return PlannedSite(plans=plans, findings=(*dict.fromkeys(findings), *check_capacity(site, plans)))
 

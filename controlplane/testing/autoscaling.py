@@ -16,11 +16,8 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from controlplane.autoscaler.model import ArrivalSource as Source
-from controlplane.autoscaler.model import LatencyDelta, Observation, PolicyState, Trust, Tuning
-from controlplane.autoscaler.observe import ObserverMemory, observe
-from controlplane.autoscaler.params import params_for
-from controlplane.autoscaler.policy import decide
-from controlplane.autoscaler.replay import record
+from controlplane.autoscaler.model import LatencyDelta, Observation, Trust, Tuning
+from controlplane.autoscaler.scaling import Memory, scale
 from controlplane.domain.decision import DecisionRecord
 from controlplane.domain.deployment import CapacityPrior, Deployment
 from controlplane.domain.replica import Replica, ReplicaPhase
@@ -348,8 +345,7 @@ class AutoscaledWorld:
         self._held: deque[WorldRequest] = deque()
         self._arrivals = 0.0
         self._ordinal = 0
-        self._memory = ObserverMemory()
-        self._state: PolicyState | None = None
+        self._memory = Memory()
         self._records: list[DecisionRecord] = []
 
     def run(self, requests: Iterator[WorldRequest], *, duration_s: float) -> WorldReport:
@@ -411,13 +407,11 @@ class AutoscaledWorld:
         if self._fixed is not None:
             return
         rows = [replica.row for replica in self._replicas]
-        params = params_for(self._deployment, self._tuning)
-        observation, self._memory = observe(self._deployment, rows, self._snapshot(now_s), self._memory, _at(now_s))
-        decision = decide(params, observation, self._state)
-        if decision.wanted != observation.wanted or round(now_s) % 60 == 0:
-            self._records.append(record(self._deployment.name, params, observation, self._state, decision))
-        self._state = decision.state
-        self._deployment = replace(self._deployment, replicas_wanted=decision.wanted)
+        scaled = scale(self._deployment, rows, self._snapshot(now_s), self._memory, _at(now_s), self._tuning)
+        if scaled.decision.wanted != scaled.observation.wanted or round(now_s) % 60 == 0:
+            self._records.append(scaled.record)
+        self._memory = scaled.memory
+        self._deployment = replace(self._deployment, replicas_wanted=scaled.wanted)
         self._scale(now_s)
 
     def _scale(self, now_s: float, *, instantly: bool = False) -> None:

@@ -266,12 +266,20 @@ class MemoryTransaction:
         self._rows.decisions.append(lambda sequence: replace(decision, sequence=sequence))
 
     async def decisions(
-        self, deployment: DeploymentName | None = None, *, after: int = 0, limit: int = 100, newest_first: bool = True
+        self,
+        deployment: DeploymentName | None = None,
+        *,
+        after: int = 0,
+        limit: int = 100,
+        newest_first: bool = True,
+        until: datetime | None = None,
     ) -> Sequence[DecisionRecord]:
         found = [
             decision
             for decision in self._rows.decisions
-            if decision.sequence > after and deployment in (None, decision.deployment)
+            if decision.sequence > after
+            and deployment in (None, decision.deployment)
+            and (until is None or decision.at <= until)
         ]
         return _page(found, limit=limit, newest_first=newest_first)
 

@@ -50,7 +50,7 @@ class _Agent:
         sample = await self._read()
         if isinstance(sample, str):
             return _sentence(sample)
-        body = render(sample.gpus, hostname=self._options.node)
+        body = render(sample.gpus, hostname=self._options.node, cpu_utilization=sample.cpu_utilization)
         return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     async def _health(self, _request: web.Request) -> web.Response:

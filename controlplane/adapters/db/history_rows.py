@@ -61,11 +61,19 @@ class HistoryRows:
         self._append(DECISIONS, [_decision_columns(decision)])
 
     async def decisions(
-        self, deployment: DeploymentName | None = None, *, after: int = 0, limit: int = 100, newest_first: bool = True
+        self,
+        deployment: DeploymentName | None = None,
+        *,
+        after: int = 0,
+        limit: int = 100,
+        newest_first: bool = True,
+        until: datetime | None = None,
     ) -> Sequence[DecisionRecord]:
         statement = _page(DECISIONS, after=after, limit=limit, newest_first=newest_first)
         if deployment is not None:
             statement = statement.where(DECISIONS.c.deployment == deployment)
+        if until is not None:
+            statement = statement.where(DECISIONS.c.at_us <= us_from_time(until))
         return [_decision(row) for row in await self._read(statement)]
 
     async def append_tick(self, tick: TickRecord) -> None:

@@ -21,11 +21,13 @@ from controlplane.adapters.telemetry.remembering import RememberingParser
 from controlplane.domain.telemetry import GpuSample, Missing, NodeSample
 
 _PERCENT: Final = 100.0
+CPU_NAME: Final = "quarterdeck_node_cpu_utilization"
+"""DCGM has none of the machine's own; only the node agent tells it."""
 
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 
-def render(gpus: Sequence[GpuSample], *, hostname: str) -> bytes:
+def render(gpus: Sequence[GpuSample], *, hostname: str, cpu_utilization: float | None = None) -> bytes:
     """The page, format 0.0.4; what a source does not tell is left out, as dcgm-exporter does."""
     lines: list[str] = []
     for field in FIELDS:
@@ -36,6 +38,10 @@ def render(gpus: Sequence[GpuSample], *, hostname: str) -> bytes:
             lines.extend(
                 f"{spelling.name}{{{_labels(gpu, hostname)}}} {_number(value * spelling.factor)}" for gpu, value in rows
             )
+    if cpu_utilization is not None:
+        lines.append(f"# HELP {CPU_NAME} Share of all cores' time in use since the last look (0..1).")
+        lines.append(f"# TYPE {CPU_NAME} gauge")
+        lines.append(f'{CPU_NAME}{{Hostname="{_escape(hostname)}"}} {_number(cpu_utilization)}')
     return ("\n".join(lines) + "\n").encode()
 
 
@@ -94,10 +100,13 @@ class _Gpu:
 class NodeLayout:
     order: tuple[int, ...]
     gpus: tuple[_Gpu, ...]
+    tells_cpu: bool = False
+    """The last of `order` is the CPUs' share."""
 
     def sample(self, values: Sequence[float], at: datetime) -> NodeSample | Missing:
         """A number that is NaN or one of DCGM's blanks is None in the sample."""
-        return NodeSample(at=at, gpus=tuple(_gpu_sample(gpu, values) for gpu in self.gpus))
+        busy = values[-1] if self.tells_cpu and math.isfinite(values[-1]) else None
+        return NodeSample(at=at, gpus=tuple(_gpu_sample(gpu, values) for gpu in self.gpus), cpu_utilization=busy)
 
 
 type NodeParser = RememberingParser[NodeSample]
@@ -105,7 +114,7 @@ type NodeParser = RememberingParser[NodeSample]
 
 def node_parser() -> NodeParser:
     """A parser of node agents' /metrics bodies, one layout per node's name."""
-    return RememberingParser(starting=(PREFIX.encode(),), build=build_layout, epoch=lambda _: 0.0)
+    return RememberingParser(starting=(PREFIX.encode(), CPU_NAME.encode()), build=build_layout, epoch=lambda _: 0.0)
 
 
 def build_layout(series: Sequence[Series]) -> NodeLayout | Missing:
@@ -127,7 +136,10 @@ def build_layout(series: Sequence[Series]) -> NodeLayout | Missing:
         gpus.append(_Gpu(index, *identity, tuple(columns)))
     if not order:
         return Missing(f"no series {PREFIX}* with a label gpu: is this a node agent's or dcgm-exporter's page?")
-    return NodeLayout(tuple(order), tuple(gpus))
+    cpu = next((position for position, one in enumerate(series) if one.name == CPU_NAME), None)
+    if cpu is not None:
+        order.append(cpu)
+    return NodeLayout(tuple(order), tuple(gpus), tells_cpu=cpu is not None)
 
 
 def _known(names: Mapping[str, int]) -> Iterator[tuple[GpuField, Spelling]]:

@@ -47,6 +47,11 @@ _FACTS: Final[Mapping[str, _Facts]] = {
 _IDLE_TEMPERATURE_C: Final = 30.0
 _BUSY_CLOCK_MHZ: Final = 1_965.0
 
+_CPU_IDLE: Final = 0.02
+_CPU_SERVING: Final = 0.25
+"""CPUs as played: at full load the engines' servers, schedulers and tokenisers keep a quarter of a node's cores busy.
+A judgement; the machine that simulates is no measure, since its CPUs also carry the computing of the engines."""
+
 
 class _State(BaseModel):
     """One file, `<node>.<gpu>.json`, replaced as a whole."""
@@ -119,9 +124,12 @@ def simulated_nodes(
         states = folder.read()
     except RetryableError as error:
         return {spec.name: Missing(str(error)) for spec in specs}
-    return {
-        spec.name: NodeSample(at=at, gpus=folder.gpus(spec.name, spec.gpu_model, spec.gpus, states)) for spec in specs
-    }
+    return {spec.name: _node(folder.gpus(spec.name, spec.gpu_model, spec.gpus, states), at) for spec in specs}
+
+
+def _node(gpus: tuple[GpuSample, ...], at: datetime) -> NodeSample:
+    busy = sum(gpu.utilization or 0.0 for gpu in gpus) / max(len(gpus), 1)
+    return NodeSample(at=at, gpus=gpus, cpu_utilization=_CPU_IDLE + _CPU_SERVING * busy)
 
 
 def _load(path: Path) -> _State | None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final, Protocol
 
+from controlplane.adapters.cpu import CpuMeter
 from controlplane.adapters.telemetry.blocking import OneAtATime
 from controlplane.domain.telemetry import GpuSample, NodeSample
 from controlplane.kernel.effects import Clock
@@ -24,10 +25,13 @@ class GpuSource(Protocol):
 class GpuReader:
     """Readers that ask at the same time share one reading: NVML takes locks in the driver, so asks are kept few."""
 
-    def __init__(self, source: GpuSource, clock: Clock, *, deadline: timedelta = READ_DEADLINE) -> None:
+    def __init__(
+        self, source: GpuSource, clock: Clock, *, deadline: timedelta = READ_DEADLINE, cpu: CpuMeter | None = None
+    ) -> None:
         self._source = source
         self._clock = clock
         self._deadline = deadline
+        self._cpu = cpu
         self._driver = OneAtATime("the GPU driver", clock)
         self._flight: asyncio.Task[NodeSample] | None = None
 
@@ -41,4 +45,5 @@ class GpuReader:
 
     async def _read(self) -> NodeSample:
         gpus = await self._driver.call(self._source.read, deadline=self._deadline)
-        return NodeSample(at=self._clock.now(), gpus=tuple(gpus))
+        busy = None if self._cpu is None else self._cpu.utilization()
+        return NodeSample(at=self._clock.now(), gpus=tuple(gpus), cpu_utilization=busy)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from controlplane.adapters.sitefile.schema import (
+    Autoscaling,
     DeploymentSection,
     Engine,
     Gateway,
@@ -13,10 +14,13 @@ from controlplane.adapters.sitefile.schema import (
     NodeDeclaration,
     NodePool,
     Objectives,
+    Rule,
     SiteDocument,
 )
+from controlplane.adapters.sitefile.values import RuleValue
 from controlplane.domain.deployment import DeploymentSpec, EngineKind, IdleMode
 from controlplane.domain.node import NodeSpec
+from controlplane.domain.scaling import AutoscalingSpec, ScalingPolicy, ScalingRule, Signal
 from controlplane.domain.site import (
     EngineSpec,
     GatewaySpec,
@@ -124,6 +128,7 @@ def _deployment(section: DeploymentSection, engines: Sequence[EngineSpec], taken
         idle_after=section.idle_after,
         idle_mode=IdleMode(section.idle_mode),
         accept_license=section.accept_license,
+        autoscaling=_autoscaling(section.autoscaling),
     )
 
 
@@ -158,8 +163,44 @@ def _slo(objectives: Objectives) -> Slo:
 def _target(latency: Latency | None) -> LatencyTarget | None:
     """`{p95: 500ms}`: the schema lets exactly one percentile pass."""
     for key, limit in (latency or {}).items():
-        return LatencyTarget(percentile=round(float(key.removeprefix("p")) / 100, 6), limit=limit)
+        return LatencyTarget(percentile=_percentile(key), limit=limit)
     return None
+
+
+def _percentile(key: str) -> float:
+    """`p99.9` as 0.999."""
+    return round(float(key.removeprefix("p")) / 100, 6)
+
+
+def _autoscaling(section: Autoscaling) -> AutoscalingSpec:
+    return AutoscalingSpec(
+        policy=ScalingPolicy(section.policy),
+        shadow=section.shadow,
+        rules=tuple(_rule(rule) for rule in section.rules),
+        up_per_minute_max=section.max_up_per_minute,
+        down_per_minute_max=section.max_down_per_minute,
+        cooldown_up=section.cooldown.up,
+        cooldown_down=section.cooldown.down,
+        lookahead=section.lookahead,
+        confidence=section.confidence,
+    )
+
+
+def _rule(rule: Rule) -> ScalingRule:
+    return ScalingRule(
+        signal=Signal(rule.signal),
+        target=_value(rule.target),
+        above=_value(rule.above),
+        below=_value(rule.below),
+        step_up=rule.up,
+        step_down=rule.down,
+        percentile=_percentile(rule.percentile),
+        window=rule.window,
+    )
+
+
+def _value(found: RuleValue | None) -> float | None:
+    return None if found is None else found.value
 
 
 def _gateway(gateway: Gateway) -> GatewaySpec:

@@ -26,6 +26,8 @@ class PlannedFile:
     document: str
     plans: Mapping[DeploymentName, ServingPlan]
     warnings: tuple[Problem, ...]
+    notes: tuple[Problem, ...] = ()
+    """How something is read that is right as it stands."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +80,7 @@ def plan_site_file(read: SiteFile, planner: Planner, advisor: Advisor = no_advic
         document=read.text,
         plans=planned.plans,
         warnings=tuple(_placed(read, finding) for finding in planned.warnings),
+        notes=tuple(_placed(read, finding) for finding in planned.notes),
     )
 
 

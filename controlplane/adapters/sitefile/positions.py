@@ -123,6 +123,23 @@ def compose(text: str) -> tuple[Tree | None, tuple[PlacedFinding, ...]]:
     return tree, tuple(composer.findings)
 
 
+def compose_all(text: str) -> tuple[tuple[Tree, ...], tuple[PlacedFinding, ...]]:
+    """As `compose`, of a file that may hold several documents; those without content are left out.
+
+    The bound on values is that of each document; the whole is bounded by the text's size.
+    """
+    composer = _Composer(_events(text))
+    trees: list[Tree] = []
+    for event in composer.events:
+        if isinstance(event, DocumentStartEvent):
+            composer.anchors.clear()
+            composer.sizes.clear()
+            composer.values = 0
+            trees.append(_node(composer, next(composer.events), depth=1))
+    found = tuple(tree for tree in trees if not isinstance(tree, Leaf) or tree.value is not None)
+    return found, tuple(composer.findings)
+
+
 def plain(tree: Tree) -> Plain:
     """The data alone."""
     match tree:

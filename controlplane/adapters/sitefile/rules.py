@@ -10,6 +10,7 @@ from typing import Final
 from controlplane.adapters.sitefile.findings import Finding, Path, Plain, shown
 from controlplane.adapters.sitefile.outline import Entry, duration, entries, integer, number, section, text
 from controlplane.adapters.sitefile.references import NODE_NAME_CHARACTERS_MAX, declared_nodes
+from controlplane.adapters.sitefile.scaling_rules import autoscaling_findings
 from controlplane.adapters.sitefile.schema import Gateway, ReplicaPorts, Telemetry
 
 OWNED_ARGUMENTS: Final = {
@@ -49,6 +50,7 @@ def rule_findings(data: Plain) -> Iterator[Finding]:
         yield from _arguments((*path, "engine_args"), section(deployment, "engine_args"))
         yield from _weights(path, deployment)
         yield from _playable(path, deployment, data)
+        yield from autoscaling_findings(path, deployment)
     yield from _ports(data)
     yield from _telemetry(section(data, "telemetry"))
     yield from _store(section(data, "store"))

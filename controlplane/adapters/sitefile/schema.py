@@ -25,6 +25,7 @@ from controlplane.adapters.sitefile.values import (
     Port,
     SecretReference,
     ServedModelName,
+    SignalValue,
     Weights,
     expected,
 )
@@ -49,6 +50,9 @@ REPLICAS_MAX: Final = 2048
 
 SECTIONS_MAX: Final = 512
 """Engines, pools, deployments: more than a team can own, few enough for a page."""
+
+RULES_MAX: Final = 16
+"""Of one deployment: more than anybody can hold in mind when asked why."""
 
 LatencyLimit = Annotated[timedelta, DurationBetween(_MS, 60 * _MINUTE, usual_unit="ms")]
 Latency = Annotated[
@@ -175,6 +179,62 @@ class Adapter(Section):
     """Folder or repository of its weights, as vLLM reads it."""
 
 
+class Cooldown(Section):
+    """Waiting after a change."""
+
+    up: Annotated[timedelta, DurationBetween(0 * _MS, 60 * _MINUTE)] = 0 * _SECOND
+    """After any change, no more replicas for so long."""
+    down: Annotated[timedelta, DurationBetween(0 * _MS, _DAY)] = 5 * _MINUTE
+    """Fewer only when nothing was changed, and no rule asked for more, for so long."""
+
+
+class Rule(Section):
+    """One signal and what to make of it: a target, thresholds, or a target that acts beyond thresholds."""
+
+    signal: Literal[
+        "cpu", "gpu_memory", "kv_cache", "queue_depth", "running", "in_flight", "requests_per_second", "ttft",
+        "inter_token", "end_to_end", "error_rate",
+    ] = Field(examples=["kv_cache"])  # fmt: skip
+    """What it looks at; `gpu_memory` is read as `kv_cache`."""
+    target: SignalValue | None = None
+    """What a replica should have: replicas in proportion, as the Kubernetes HPA does."""
+    above: SignalValue | None = None
+    """More replicas only above it; without `target`: `up` more."""
+    below: SignalValue | None = None
+    """Fewer replicas only below it; without `target`: `down` fewer."""
+    up: int = Field(default=1, ge=1, le=REPLICAS_MAX)
+    """Replicas to add above `above`, where there is no `target`."""
+    down: int = Field(default=1, ge=1, le=REPLICAS_MAX)
+    """Replicas to give back below `below`, where there is no `target`."""
+    percentile: PercentileKey = Field(
+        default="p99", json_schema_extra=expected("a percentile, for example p50, p95 or p99.9")
+    )
+    """Which percentile of a latency (`ttft`, `inter_token`, `end_to_end`)."""
+    window: Annotated[timedelta, DurationBetween(5 * _SECOND, 60 * _MINUTE)] = 30 * _SECOND
+    """Over which the signal is taken: its mean, or its percentile."""
+
+
+class Autoscaling(Section):
+    """Who decides on the number of replicas, between `replicas.min` and `replicas.max`."""
+
+    policy: Literal["slo", "rules"] = "slo"
+    """`slo`: replicas for the SLO, by demand and a capacity that is learned. `rules`: by `rules`."""
+    shadow: bool = False
+    """Decide, record and show, but leave the number as it is."""
+    rules: list[Rule] = Field(default=[], max_length=RULES_MAX, examples=[[{"signal": "kv_cache", "target": "75%"}]])
+    """With `policy: rules`: what to look at; the largest answer wins."""
+    max_up_per_minute: int | None = Field(default=None, ge=1, le=REPLICAS_MAX)
+    """With `policy: rules`: most replicas added within a minute; left out: no limit."""
+    max_down_per_minute: int | None = Field(default=None, ge=1, le=REPLICAS_MAX)
+    """With `policy: rules`: most replicas given back within a minute; left out: no limit."""
+    cooldown: Cooldown = Cooldown()
+    """With `policy: rules`: waiting after a change."""
+    lookahead: Annotated[timedelta, DurationBetween(_SECOND, 60 * _MINUTE)] | None = None
+    """With `policy: rules`: act on the load that is forecast for so far ahead; left out: on what is measured."""
+    confidence: float = Field(default=0.95, ge=0.5, le=0.999, allow_inf_nan=False)
+    """With `lookahead`: how surely the load stays below what is forecast."""
+
+
 class DeploymentSection(Section):
     """A model that should be served, how well, and within which bounds."""
 
@@ -214,6 +274,8 @@ class DeploymentSection(Section):
     """Says yes to the model's licence where it asks for that, e.g. non-commercial ones."""
     slo: Objectives = Objectives()
     """Latencies promised."""
+    autoscaling: Autoscaling = Autoscaling()
+    """Who decides on the number of replicas; left out: it follows the SLO."""
 
 
 class Hold(Section):

@@ -1,14 +1,18 @@
 """Field types of the schema that are neither a plain number nor a plain text."""
 
 import json
+import re
 from collections.abc import Mapping
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Final
 
 from pydantic import Field, PlainValidator, StringConstraints, WithJsonSchema
 from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
+from controlplane.adapters.sitefile.quantities import parse_duration
 from controlplane.adapters.sitefile.secrets import HOW, REFERENCE_EXPECTED, reference_of
+from controlplane.domain.scaling import SignalKind
 from controlplane.domain.site import SecretRef
 from controlplane.kernel.ids import NAME_PATTERN
 
@@ -86,6 +90,65 @@ def _argument_value(found: object) -> str:
         case _:
             raise PydanticCustomError("argument", "{hint}", {"hint": "write true for a flag that takes no value"})
 
+
+@dataclass(frozen=True, slots=True)
+class RuleValue:
+    """A target or a threshold: `85%`, `500ms` or `12`, in the domain's units (0..1, seconds, a number)."""
+
+    kind: SignalKind
+    value: float
+
+
+_PERCENTAGE: Final = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,4})?)%")
+RULE_VALUES: Final[Mapping[SignalKind, str]] = {
+    SignalKind.SHARE: "a percentage above 0%, at most 100%, for example 85%",
+    SignalKind.LATENCY: "a duration with its unit, for example 500ms",
+    SignalKind.AMOUNT: "a number above 0, for example 12",
+}
+"""What a rule's value looks like, by the kind of its signal."""
+
+
+def rule_value_of(found: object) -> RuleValue | None:
+    """None when it is no positive percentage, duration or number."""
+    value: RuleValue | None = None
+    if isinstance(found, int | float) and not isinstance(found, bool):
+        value = RuleValue(SignalKind.AMOUNT, float(found))
+    elif isinstance(found, str) and (percentage := _PERCENTAGE.fullmatch(found)):
+        value = RuleValue(SignalKind.SHARE, float(percentage[1]) / 100)
+    elif isinstance(found, str) and (length := parse_duration(found)) is not None:
+        value = RuleValue(SignalKind.LATENCY, length.total_seconds())
+    if value is None or not 0.0 < value.value <= _LARGEST[value.kind]:
+        return None
+    return value
+
+
+_LARGEST: Final[Mapping[SignalKind, float]] = {
+    SignalKind.SHARE: 1.0,
+    SignalKind.LATENCY: 3600.0,
+    SignalKind.AMOUNT: 1e9,
+}
+
+
+def _rule_value(found: object) -> RuleValue:
+    value = rule_value_of(found)
+    if value is None:
+        raise PydanticCustomError("rule", "{hint}", {"hint": "see docs/site-file.md: each signal has its unit"})
+    return value
+
+
+SignalValue = Annotated[
+    RuleValue,
+    PlainValidator(_rule_value),
+    WithJsonSchema(
+        {
+            "type": ["number", "string"],
+            "exclusiveMinimum": 0,
+            "pattern": r"^(?:[0-9]{1,3}(?:\.[0-9]{1,4})?%|(?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h|d))+)$",
+            "x-expected": "a percentage, a duration or a number, as the signal has it: 85%, 500ms, 12",
+        }
+    ),
+]
+"""What a rule compares its signal with; `rules.py` sees that it fits the signal."""
 
 SecretReference = Annotated[
     SecretRef,

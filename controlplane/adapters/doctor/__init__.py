@@ -1,0 +1,1 @@
+"""The doctor's eyes: files with their positions, live metrics pages, Prometheus."""
