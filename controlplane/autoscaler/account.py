@@ -196,7 +196,10 @@ def _demand_facts(demand: Demand | None, ahead_s: float, share: float) -> Iterat
     yield Fact(name="level_rps", value=demand.level_rps, text=f"{demand.level_rps:.2f} req/s over {over}")
     burst = f"{demand.burst_rps:.2f} req/s proven for the last {in_seconds(demand.burst_s)}"
     yield Fact(name="burst_rps", value=demand.burst_rps, text=burst if demand.burst_rps > 0.0 else "no change point")
-    yield Fact(name="rise_rps", value=demand.rise_rps, text=f"{demand.rise_rps:.2f} req/s more in {ahead} by the trend")
+    rise = f"{round(demand.rise_rps, 2) + 0.0:+.2f} req/s on top expected in {ahead}"
+    yield Fact(name="rise_rps", value=demand.rise_rps, text=rise)
+    error = f"such expectations were {demand.error:.0%} off here" if demand.error else "nobody judges the expectation"
+    yield Fact(name="error", value=demand.error, text=error)
     up = f"{demand.up_rps:.2f} req/s in {ahead} ({share:.0%} lie below): to order for"
     yield Fact(name="up_rps", value=demand.up_rps, text=up)
 

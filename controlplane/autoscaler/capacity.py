@@ -43,8 +43,11 @@ class Workload:
 
     @property
     def context_tokens(self) -> float:
-        """Mean context of a running sequence: with outputs as varied as an exponential one, long ones run so much longer
-        that a running one is half through twice the mean; with equal ones it is half of it. Real ones lie between."""
+        """Mean context of a running sequence.
+
+        Equal outputs are half through on average; where they vary like an exponential, long ones run so much longer
+        that those that run are through a whole mean. Real ones lie between.
+        """
         return self.prompt_tokens + 0.75 * self.output_tokens
 
 

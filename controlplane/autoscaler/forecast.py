@@ -27,7 +27,9 @@ class Demand:
     """The rate since a change point; 0 when there was none."""
     burst_s: float
     rise_rps: float
-    """What the trend adds until the horizon."""
+    """What is expected to come on top of the level until the horizon; below 0 when it falls."""
+    error: float = 0.0
+    """Of the expectation: standard deviation of its logarithm, as judged on this load; 0 where nobody judged."""
     up_rps: float
     """To order for."""
     keep_rps: float
@@ -51,7 +53,7 @@ def with_arrivals(
     """The history with one more measured span, old ones forgotten; short spans are merged into buckets."""
     if seconds <= 0.0:
         return buckets
-    keep_s = max(window_s(lead_s, tuning), hold_s(lead_s, tuning))
+    keep_s = max(window_s(lead_s, tuning) + lead_s, hold_s(lead_s, tuning))
     kept = tuple(bucket for bucket in buckets if bucket.end_s > end_s - keep_s)
     width_s = min(max(lead_s / tuning.bucket_per_lead, tuning.bucket_min_s), tuning.bucket_max_s)
     added = Bucket(end_s=end_s, seconds=seconds, arrivals=arrivals, need=0)
@@ -76,9 +78,9 @@ def estimate(buckets: Sequence[Bucket], *, lead_s: float, tuning: Tuning) -> Dem
     seconds = sum(bucket.seconds for bucket in window)
     taken_s = max(seconds, tuning.first_window_s)
     level = sum(bucket.arrivals for bucket in window) / taken_s
-    spread = _dispersion(window, tuning)
+    spread = dispersion(window, tuning)
     sd = math.sqrt(spread * level / taken_s)
-    burst, burst_s = _change_point(window, level + tuning.burst_z * sd, spread, length_s, tuning)
+    burst, burst_s = change_point(window, level + tuning.burst_z * sd, spread, length_s, tuning)
     rise = _rise(window, level, spread, lead_s, tuning)
     return Demand(
         level_rps=level,
@@ -91,7 +93,7 @@ def estimate(buckets: Sequence[Bucket], *, lead_s: float, tuning: Tuning) -> Dem
     )
 
 
-def _dispersion(window: Sequence[Bucket], tuning: Tuning) -> float:
+def dispersion(window: Sequence[Bucket], tuning: Tuning) -> float:
     """Variance over mean of the counts, 1 for Poisson, from successive differences so that a trend does not count.
 
     The newest bucket is left out: a decision must not come out lower because one more request just arrived.
@@ -109,7 +111,7 @@ def _dispersion(window: Sequence[Bucket], tuning: Tuning) -> float:
     return min(max(squares / expected, 1.0), tuning.dispersion_max)
 
 
-def _change_point(
+def change_point(
     window: Sequence[Bucket], long_upper: float, spread: float, length_s: float, tuning: Tuning
 ) -> tuple[float, float]:
     """What a short window proves beyond the long window's upper band, and its length; zeros when none does.

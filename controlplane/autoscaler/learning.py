@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, replace
 
 from controlplane.autoscaler.capacity import mean_request, replica_timing
+from controlplane.autoscaler.experts import first_errors, judged
 from controlplane.autoscaler.forecast import with_arrivals
 from controlplane.autoscaler.model import (
     AttainmentMemory,
@@ -19,6 +20,8 @@ from controlplane.autoscaler.model import (
 
 _OVERDUE_LEADS = 3.0
 """A start that takes this many times the expected is stuck, not slow: planning further ahead for it helps nobody."""
+_BUSY_STEP = 2.0
+"""A step of a replica at work, in steps of an empty one: at half of its utilisation."""
 _PREFILL_SHARE_MAX = 0.9
 """A measured prefill share above this is a sampling artefact; the modelled gap would divide by nearly nothing."""
 
@@ -33,6 +36,7 @@ def first_state(params: PolicyParams, observation: Observation) -> PolicyState:
         buckets=(),
         last_request_s=observation.at_s,
         cold_starts_s=(),
+        errors=first_errors(observation.at_s),
         tokens=TokenMemory(),
         slowness=Slowness(mean=0.0, variance=sd * sd),
         attainment=AttainmentMemory(),
@@ -64,17 +68,16 @@ def learn(params: PolicyParams, observation: Observation, state: PolicyState) ->
         # Time that was not seen is not idle time.
         seen = replace(seen, last_request_s=observation.at_s)
     if observation.arrivals is not None and observation.arrivals_complete:
-        seen = replace(
-            seen,
-            buckets=with_arrivals(
-                state.buckets,
-                end_s=observation.at_s,
-                seconds=observation.arrivals_seconds,
-                arrivals=observation.arrivals,
-                lead_s=lead_s(params, observation, seen),
-                tuning=tuning,
-            ),
+        reach = reach_s(params, observation, seen)
+        buckets = with_arrivals(
+            state.buckets,
+            end_s=observation.at_s,
+            seconds=observation.arrivals_seconds,
+            arrivals=observation.arrivals,
+            lead_s=reach,
+            tuning=tuning,
         )
+        seen = replace(seen, buckets=buckets, errors=judged(state.errors, buckets, reach, tuning))
     return replace(seen, slowness=_slowness(params, observation, seen, elapsed_s))
 
 
@@ -95,6 +98,15 @@ def lead_s(params: PolicyParams, observation: Observation, state: PolicyState) -
         expected_s = measured[rank] if enough else max(expected_s, measured[rank])
     under_way_s = min(observation.starting_age_s, _OVERDUE_LEADS * expected_s)
     return max(expected_s, under_way_s, tuning.lead_floor_s)
+
+
+def reach_s(params: PolicyParams, observation: Observation, state: PolicyState) -> float:
+    """How far ahead demand matters: the lead, or where that is shorter the time that a request is served.
+
+    What is open at once is what came within a service time: ups and downs that are shorter even out in the batch.
+    """
+    served_s = _BUSY_STEP * params.prior.step_base_s * mean_request(params, state).output_tokens
+    return max(lead_s(params, observation, state), min(served_s, params.tuning.reach_max_s))
 
 
 def _tokens(memory: TokenMemory, observation: Observation, elapsed_s: float, tuning: Tuning) -> TokenMemory:

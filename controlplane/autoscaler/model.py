@@ -14,7 +14,7 @@ from controlplane.domain.deployment import CapacityPrior
 from controlplane.domain.reason import Reason
 from controlplane.domain.slo import Slo
 
-POLICY_NAME: Final = "learned-capacity/1"
+POLICY_NAME: Final = "learned-capacity/2"
 """Name and version. A change that gives another answer on an old record raises the version."""
 
 
@@ -149,19 +149,35 @@ class Tuning:
     """Lower band up to which that short window is then believed; it narrows as the window grows."""
     burst_window_share: float = 0.25
     """The longest `short` window, as a share of the long one."""
-    up_z: float = 1.28
-    """Upper band for ordering: one in ten estimates lies above (normal quantile 0.9)."""
-    keep_z: float = 2.05
-    """Upper band for giving back: one in fifty (0.98). The distance between the two is the hysteresis."""
+    up_z: float = 0.8
+    """Upper band for ordering, in standard deviations of the forecast's own error: what a replica too many costs for
+    a lead against what missed requests cost, settled on synthetic days (docs/autoscaling.md)."""
+    keep_z: float = 0.8
+    """Upper band for giving back. The hysteresis is in the hold time, and in taking the larger of now and ahead."""
     trend_z: float = 1.0
     """Only the part of a rising trend that exceeds its own standard error counts; a falling one never does."""
     trend_gain_max: float = 1.0
     """A trend may at most double today's rate within the horizon."""
     dispersion_max: float = 20.0
     """Real traces reach 13 at 1 s (Azure 2023 code, see docs); beyond it the estimate is noise."""
+    reach_max_s: float = 60.0
+    """Answers may take minutes; who asks for them does not make the fleet wait so long."""
+    span_min_s: float = 5.0
+    """The shortest span of an expert."""
+    judged_share: float = 0.25
+    """Of a lead: the time over which what came is compared with what was expected."""
+    judged_max_s: float = 30.0
+    judged_memory_leads: float = 4.0
+    judged_memory_min_s: float = 300.0
+    error_prior: float = 0.1
+    """Before anybody was judged: relative error of an expectation."""
+    error_prior_s: float = 30.0
+    error_floor: float = 0.03
+    """Experts that are better than this are equals."""
     # -- giving back
-    hold_leads: float = 1.5
-    """Ski rental: a replica given back too early costs a cold start, so keep it about as long as one takes."""
+    hold_leads: float = 0.3
+    """Ski rental without a forecast keeps a replica for as long as its start takes; here the need is already the larger
+    of now and one lead ahead, so what is left is to sit out the scatter."""
     hold_min_leads: float = 6.0
     """Up to hold_floor_s: an engine that starts in seconds need not be kept for a minute."""
     hold_floor_s: float = 60.0
@@ -181,7 +197,8 @@ class Tuning:
     short_output: float = 0.33
     """The tenth percentile of output lengths over their mean, lognormal with the 0.77 of the same trace: short answers
     have the fewest tokens to spread a stall over."""
-    concurrency_z: float = 2.0
+    concurrency_z: float = 1.3
+    """Spread of open requests that a fleet is sized for, in standard deviations of a Poisson count."""
     utilization_max: float = 0.9
     """Of a replica's time, whatever the SLO allows: at 1 its queue has no bound."""
     kv_fill: float = 0.85
@@ -198,7 +215,7 @@ class Tuning:
     """In standard deviations: one strange tick moves the belief no further than this."""
     slowness_drift_per_s: float = 1e-4
     """Variance added per second: what was learned is worth less after a quarter of an hour."""
-    slowness_z: float = 1.0
+    slowness_z: float = 0.5
     """Capacity is taken at the slow end of what is believed."""
     slowness_max: float = 20.0
     tokens_to_learn: float = 50.0
@@ -241,6 +258,18 @@ class Bucket:
     @property
     def rate_rps(self) -> float:
         return self.arrivals / self.seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForecastErrors:
+    """How well each expert of `experts`, and their blend (last), did on this load: exponentially forgotten."""
+
+    judged_s: float
+    """The moment up to which arrivals were compared with what had been expected."""
+    weight_s: float
+    """Seconds of judging behind the sums."""
+    squares: tuple[float, ...]
+    """Squared differences of logarithms times seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,6 +319,7 @@ class PolicyState:
     last_request_s: float
     """When somebody last waited for an answer, or when watching began."""
     cold_starts_s: tuple[float, ...]
+    errors: ForecastErrors
     tokens: TokenMemory
     slowness: Slowness
     attainment: AttainmentMemory

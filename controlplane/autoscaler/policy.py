@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from controlplane.autoscaler.capacity import Capacity, capacity
+from controlplane.autoscaler.experts import expect
 from controlplane.autoscaler.explain import explain
-from controlplane.autoscaler.forecast import Demand, estimate, hold_s
-from controlplane.autoscaler.learning import first_state, lead_s, learn
+from controlplane.autoscaler.forecast import Demand, hold_s
+from controlplane.autoscaler.learning import first_state, lead_s, learn, reach_s
 from controlplane.autoscaler.model import (
     Decision,
     LatencyDelta,
@@ -64,7 +65,8 @@ def view_of(params: PolicyParams, observation: Observation, state: PolicyState |
     """Demand, capacity and needs, after the state took note of shortage and of objectives missed without one."""
     learned = learn(params, observation, state or first_state(params, observation))
     lead = lead_s(params, observation, learned)
-    demand = estimate(learned.buckets, lead_s=lead, tuning=params.tuning)
+    reach = reach_s(params, observation, learned)
+    demand = expect(learned.buckets, learned.errors, reach, params.tuning)
     believed = capacity(params, learned)
     missed = _missed_objective(params, learned)
     slo_need = 0

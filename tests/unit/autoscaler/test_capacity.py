@@ -1,5 +1,6 @@
 """The capacity formula against known points, and its directions."""
 
+import math
 from dataclasses import replace
 from datetime import timedelta
 
@@ -66,13 +67,21 @@ def test_the_knee_that_llm_d_measured() -> None:
 
 
 def test_the_closed_form_is_littles_law() -> None:
-    """At the capacity, batch = rate x output x gap, and the gap is the step over the share that prefill leaves."""
+    """Batch = rate x output x gap, gap = step over the share that prefill leaves, and nine in ten keep the limit."""
     found = capacity_of(PRIOR_8B_B200, slo(None, 0.02))
     assert found.limit == "inter-token"
-    x = found.batch_max / (200 * 0.02)
-    timing = found.timing
-    gap = (timing.step_base_s + found.batch_max * timing.step_per_seq_s) / (1 - x * timing.prefill_s)
-    assert gap == pytest.approx(0.02, rel=1e-6)
+    timing, batch, output = found.timing, found.batch_max, 200
+    x = batch / (output * timing.step_base_s + batch * (timing.stall_s + output * timing.step_per_seq_s))
+    gap = (timing.step_base_s + batch * timing.step_per_seq_s) / (1 - x * timing.stall_s)
+    assert batch == pytest.approx(x * output * gap, rel=1e-6)
+    scatter = 1.2815516 * timing.stall_s * math.sqrt(x * gap * 2.0 / (output * 0.33))
+    assert gap + scatter == pytest.approx(0.02, rel=1e-6)
+
+
+def test_short_answers_need_more_room_than_long_ones() -> None:
+    """The same work in prompts: fewer tokens to spread a stall over."""
+    long, short = (capacity_of(QWEN3_32B_TP2_H100, slo(None, 0.05), prompt=2000, output=out) for out in (800, 20))
+    assert short.batch_max < 0.5 * long.batch_max
 
 
 @pytest.mark.parametrize(

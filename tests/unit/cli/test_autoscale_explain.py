@@ -116,7 +116,7 @@ def test_by_number_and_by_time(fleet: Fleet) -> None:
         ("chat-8b --at 2025-01-01", ExitCode.USAGE, "no decision on chat-8b is kept at or before 2025-01-01"),
         ("chat-8b --at noon", ExitCode.USAGE, "2026-01-31T12:00:00 is such a time"),
         ("chat-8b --at 2026-01-01 --decision 1", ExitCode.USAGE, "expected one of them"),
-        ("chat-8b", ExitCode.FAILED, "recorded by another version of the control plane"),
+        ("chat-8b", ExitCode.FAILED, "was made by learned-capacity/1; this version can take apart"),
     ],
 )
 def test_every_way_to_fail(fleet: Fleet, typed: str, code: ExitCode, said: str) -> None:
