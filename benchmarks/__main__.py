@@ -14,7 +14,7 @@ from typing import Final
 
 from rich.console import Console
 
-from benchmarks import catalog, parse, store, tick
+from benchmarks import calibration, catalog, knee, llmd, parse, simulator, store, tick
 from benchmarks.machine import this_machine
 from benchmarks.report import RESULTS, Report, as_json, save, show
 
@@ -25,6 +25,10 @@ BENCHMARKS: Final[Mapping[str, tuple[Benchmark, str]]] = {
     "parse": (parse.run, parse.SUMMARY),
     "store": (store.run, store.SUMMARY),
     "catalog": (catalog.run, catalog.SUMMARY),
+    "simulator": (simulator.run, simulator.SUMMARY),
+    "calibration": (calibration.run, calibration.SUMMARY),
+    "knee": (knee.run, knee.SUMMARY),
+    "llmd": (llmd.run, llmd.SUMMARY),
 }
 """By name, in the order in which all of them run. Each takes `quick` and returns a Report."""
 
@@ -45,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console()
     if chosen.list:
         for name, (_, summary) in BENCHMARKS.items():
-            console.print(f"{name:10}{summary}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"{name:12}{summary}", markup=False, highlight=False, soft_wrap=True)
         return 0
     for name in chosen.names or BENCHMARKS:
         machine = this_machine()

@@ -68,7 +68,7 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
     return statistics.linear_regression([math.log(size) for size in sizes], [math.log(one) for one in values]).slope
 
 
-def measure_apart(benchmark: str, **case: float) -> dict[str, Any]:
+def measure_apart(benchmark: str, **case: float | str) -> dict[str, Any]:
     """`benchmarks.<benchmark>.measure(**case)` in a process of its own, with that process's memory beside it.
 
     RuntimeError with the child's last words when it fails.

@@ -112,13 +112,15 @@ def reach_s(params: PolicyParams, observation: Observation, state: PolicyState) 
 def _tokens(memory: TokenMemory, observation: Observation, elapsed_s: float, tuning: Tuning) -> TokenMemory:
     keep = math.exp(-elapsed_s / tuning.tokens_memory_s)
     # Requests that run have made half of their tokens on average: those count where they were made.
-    made = observation.finished + (observation.running - memory.running) / 2.0
+    seen = observation.engines is Trust.FRESH and observation.engine_deltas > 0
+    running = observation.running if seen else memory.running
+    made = max(observation.finished + (running - memory.running) / 2.0, 0.0)
     return TokenMemory(
         first_tokens=memory.first_tokens * keep + observation.ttft.count,
         prompt_tokens=memory.prompt_tokens * keep + observation.prompt_tokens,
-        finished=max(memory.finished * keep + made, 0.0),
+        finished=memory.finished * keep + made,
         output_tokens=memory.output_tokens * keep + observation.generation_tokens,
-        running=observation.running if observation.engine_deltas else memory.running,
+        running=running,
     )
 
 

@@ -264,7 +264,10 @@ def turned_lately(view: Stance) -> bool:
 
 def hold_time_was_seen(params: PolicyParams, view: Stance) -> bool:
     now_s = view.observation.at_s
-    seen_s = sum(bucket.seconds for bucket in view.state.buckets if bucket.end_s > now_s - view.hold_s)
+    # A bucket that is longer than buckets are is a gap that only the counter spans: what happened in it is not known.
+    most_s = params.tuning.bucket_max_s
+    buckets = (bucket for bucket in view.state.buckets if bucket.end_s > now_s - view.hold_s)
+    seen_s = sum(min(bucket.seconds, most_s) for bucket in buckets)
     return now_s - view.state.since_s >= view.hold_s and seen_s >= params.tuning.hold_coverage * view.hold_s
 
 

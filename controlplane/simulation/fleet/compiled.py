@@ -18,15 +18,16 @@ type Ints = npt.NDArray[np.int64]
 type Records = Any
 """A numpy.recarray: its fields are not known to the type checker."""
 
-_SOURCES: Final = ("state.py", "kernel.py", "routing.py")
+SOURCES: Final = ("state.py", "kernel.py", "routing.py", "closed_loop.py", "../engine/families.py")
+"""Whatever the machine code is made of: compiled functions, and the constants that end up in them."""
 _DIGITS: Final = 16
 
 
-def cache_folder() -> Path:
-    """Where the machine code of exactly these sources is kept."""
+def cache_folder(folder: Path = Path(__file__).parent) -> Path:
+    """Where the machine code of exactly the sources in `folder` is kept."""
     digest = hashlib.sha256()
-    for name in _SOURCES:
-        digest.update(Path(__file__).with_name(name).read_bytes())
+    for name in SOURCES:
+        digest.update((folder / name).read_bytes())
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return root / "quarterdeck" / f"compiled-{digest.hexdigest()[:_DIGITS]}"
 

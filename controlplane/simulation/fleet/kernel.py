@@ -24,6 +24,8 @@ from controlplane.simulation.fleet.state import (
     PER_OUTPUT_TOKEN,
     PREEMPTIONS,
     PROMPT_TOKENS,
+    ROUTER_PER_OUTPUT_TOKEN,
+    ROUTER_TTFT,
     STARTED,
     TTFT,
     Fleet,
@@ -201,7 +203,9 @@ def _finish(fleet: Fleet, slot: int, request: int) -> None:
     fleet.totals[0].counters[FINISHED] += 1
     count(fleet, END_TO_END, now - fleet.requests[request].arrival_s, 1.0)
     if tokens > 1:
-        count(fleet, PER_OUTPUT_TOKEN, (now - fleet.requests[request].first_s) / (tokens - 1), 1.0)
+        gap_s = (now - fleet.requests[request].first_s) / (tokens - 1)
+        count(fleet, PER_OUTPUT_TOKEN, gap_s, 1.0)
+        count(fleet, ROUTER_PER_OUTPUT_TOKEN, gap_s, 1.0)
 
 
 @compiled
@@ -243,6 +247,7 @@ def _first_token(fleet: Fleet, slot: int, request: int) -> None:
         fleet.totals[0].counters[STARTED] += 1
         fleet.totals[0].counters[PROMPT_TOKENS] += fleet.requests[request].prompt
         count(fleet, TTFT, now - fleet.requests[request].arrival_s, 1.0)
+        count(fleet, ROUTER_TTFT, now - fleet.requests[request].arrival_s, 1.0)
     fleet.totals[0].counters[OUTPUT_TOKENS] += 1
     fleet.requests[request].generated += 1
     left = fleet.requests[request].output - fleet.requests[request].generated

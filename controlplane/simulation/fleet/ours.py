@@ -22,6 +22,8 @@ from controlplane.simulation.fleet.policy import Counter, Facts, Gauge, Latency,
 from controlplane.simulation.fleet.state import EDGES
 
 NAME: Final = "quarterdeck"
+_READ: Final = (Latency.TTFT, Latency.INTER_TOKEN, Latency.PER_OUTPUT_TOKEN, Latency.END_TO_END)
+"""What an engine's own metrics page has."""
 _STALE_S: Final = 3.0
 """Scrapes come every second: after this the product calls a reading stale."""
 _MISSING_S: Final = 15.0
@@ -115,7 +117,7 @@ def _counted(metrics: Metrics, slo: Slo) -> _Counted:
         output_tokens=metrics.grown(Counter.OUTPUT_TOKENS),
         finished=metrics.grown(Counter.FINISHED),
         preemptions=metrics.grown(Counter.PREEMPTIONS),
-        latencies=tuple(_within(metrics, latency, limits.get(latency)) for latency in Latency),
+        latencies=tuple(_within(metrics, latency, limits.get(latency)) for latency in _READ),
     )
 
 

@@ -39,13 +39,16 @@ class Counter(IntEnum):
 
 
 class Latency(IntEnum):
-    """vLLM's histograms, with its bucket edges."""
+    """Histograms: vLLM's with its bucket edges, and those of a router in front of it."""
 
     TTFT = state.TTFT
     INTER_TOKEN = state.INTER_TOKEN
     PER_OUTPUT_TOKEN = state.PER_OUTPUT_TOKEN
     """Each request's mean time per output token."""
     END_TO_END = state.END_TO_END
+    ROUTER_TTFT = state.ROUTER_TTFT
+    """llm-d's router, with its own edges."""
+    ROUTER_PER_OUTPUT_TOKEN = state.ROUTER_PER_OUTPUT_TOKEN
 
 
 class Metrics(Protocol):

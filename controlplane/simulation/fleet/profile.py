@@ -42,9 +42,7 @@ class Profile:
     """Mean open requests at that rate."""
 
 
-def measure(
-    timing: Timing, prompt: Ints, output: Ints, limits: Limits, *, replicas: int = 1, seed: int = 0
-) -> Profile:
+def measure(timing: Timing, prompt: Ints, output: Ints, limits: Limits, *, replicas: int = 1, seed: int = 0) -> Profile:
     """Bisection over rates, with request lengths drawn in pairs from `prompt` and `output` (tokens).
 
     The answer is per replica; `replicas` of them share the load by least connections.

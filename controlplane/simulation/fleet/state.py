@@ -35,15 +35,30 @@ TTFT: Final = 0
 INTER_TOKEN: Final = 1
 PER_OUTPUT_TOKEN: Final = 2
 END_TO_END: Final = 3
-HISTOGRAMS: Final = 4
+ROUTER_TTFT: Final = 4
+ROUTER_PER_OUTPUT_TOKEN: Final = 5
+HISTOGRAMS: Final = 6
+
+ROUTER_TTFT_EDGES: Final = (
+    *(0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0),
+    *(30.0, 45.0, 60.0, 120.0, 180.0, 240.0, 300.0, 360.0, 480.0, 600.0, 900.0, 1200.0, 1800.0, 2700.0, 3600.0),
+)
+ROUTER_PER_OUTPUT_TOKEN_EDGES: Final = (
+    *(0.0005, 0.00205, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.125, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5),
+    *(2.0, 3.0, 4.5, 6.0, 12.0, 18.0, 24.0, 30.0, 36.0, 48.0, 60.0, 90.0, 120.0, 180.0, 270.0, 360.0),
+)
+"""Of the same latencies in the histograms of llm-d's router: generalLatencyBuckets and tpotBuckets in the metrics.go of
+llm-d/llm-d-router."""
 
 EDGES: Final = (
     families.TIME_TO_FIRST_TOKEN.edges,
     families.INTER_TOKEN_LATENCY.edges,
     families.TIME_PER_OUTPUT_TOKEN.edges,
     families.END_TO_END.edges,
+    ROUTER_TTFT_EDGES,
+    ROUTER_PER_OUTPUT_TOKEN_EDGES,
 )
-"""vLLM's own bucket edges, in seconds, one row per histogram."""
+"""Bucket edges in seconds, one row per histogram; the first four are vLLM's own."""
 
 
 class Timing(NamedTuple):

@@ -52,6 +52,7 @@ def subject_of(
         precision=precision,
         tensor_parallel=tensor_parallel,
         context_tokens=context_tokens,
+        accept_license=True,  # nothing is served: whether the weights may be used is not asked
     )
     engine = EngineSpec(name="default", kind=EngineKind.VLLM)
     node = NodeSpec(name=NodeName("simulated"), pool=PoolName("simulated"), gpu_model=gpu, gpus=_NODE_GPUS)

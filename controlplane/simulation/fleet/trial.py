@@ -28,6 +28,7 @@ class Trial:
     workload: Workload
     limits: Limits
     cold_start_s: float
+    cold_start_cv: float = 0.1
     replicas_min: int = 1
     replicas_max: int = 64
     replicas_first: int = 1
@@ -49,6 +50,7 @@ class Trial:
             replicas_max=self.replicas_max,
             replicas_first=self.replicas_first,
             cold_start_s=self.cold_start_s,
+            cold_start_cv=self.cold_start_cv,
             no_gpus=self.no_gpus,
             no_metrics=self.no_metrics,
             seed=self.seed,

@@ -19,6 +19,9 @@ from controlplane.simulation.fleet.state import DRAINING, EMPTY, READY, Fleet, T
 _TICK_S: Final = 1.0
 _TAIL_S: Final = 1800.0
 """After the last arrival, for requests that are open: those not answered by then count as missed."""
+_SLOTS_PER_REPLICA: Final = 2
+"""One that serves and one that drains. A policy that turns faster than requests end finds no slot for its new replicas
+until an old one is through: a cluster has no endless GPUs either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +115,7 @@ class World:
 
     def __post_init__(self) -> None:
         scenario = self.scenario
-        slots = 2 * scenario.replicas_max + 2
+        slots = _SLOTS_PER_REPLICA * scenario.replicas_max + 2
         self._fleet = new_fleet(
             scenario.arrival_s, scenario.prompt, scenario.output, slots=slots, timing=scenario.timing
         )
@@ -161,13 +164,20 @@ class World:
     def _is_open(self, upcoming: int) -> bool:
         return bool(upcoming < len(self._fleet.requests) or self._fleet.totals[0].held or self._fleet.slots.open.any())
 
-    def _become_ready(self, now_s: float) -> None:
-        scenario = self.scenario
+    def _launch(self, now_s: float) -> None:
+        """Whatever waits for a GPU gets one, if there are any."""
+        if _within(self.scenario.no_gpus, now_s):
+            return
         for replica in self._replicas:
-            if replica.launched_s is None and not _within(scenario.no_gpus, now_s):
+            if replica.launched_s is None:
                 replica.launched_s = now_s
                 replica.ready_s = now_s + self._cold_start_s()
-            if replica.slot is None and replica.ready_s <= now_s:
+
+    def _become_ready(self, now_s: float) -> None:
+        scenario = self.scenario
+        self._launch(now_s)
+        for replica in self._replicas:
+            if replica.slot is None and replica.ready_s <= now_s and self._free_slots:
                 replica.slot = self._free_slots.pop()
                 self._fleet.slots[replica.slot].phase = READY
                 self._fleet.slots[replica.slot].clock_s = now_s
@@ -207,6 +217,7 @@ class World:
         changes.append((now_s, self._wanted, wanted))
         for _ in range(wanted - self._wanted):
             self._replicas.append(_Replica(ordered_s=now_s))
+        self._launch(now_s)
         for _ in range(self._wanted - wanted):
             self._give_back()
         self._wanted = wanted

@@ -7,7 +7,7 @@ import pytest
 
 from controlplane.simulation.fleet.policy import Counter, Gauge, Latency
 from controlplane.simulation.peers.aibrix import Reading, apa, kpa
-from controlplane.simulation.peers.llmd import law
+from controlplane.simulation.peers.llmd import PUBLISHED_RUN, bucketed, law
 from controlplane.simulation.peers.registry import make_peer
 from controlplane.simulation.peers.wva import Shape, WvaV1Policy, WvaV2Policy, derived_capacity
 from tests.unit.peers.steady import FACTS, QWEN_32B, Steady, first, look, run
@@ -186,7 +186,7 @@ def test_the_law(signal: float, n: int, r: int, wanted: int) -> None:
 
 
 def latency(ttft_s: float, per_token_s: float) -> Steady:
-    return Steady(latencies={Latency.TTFT: ttft_s, Latency.PER_OUTPUT_TOKEN: per_token_s})
+    return Steady(latencies={Latency.ROUTER_TTFT: ttft_s, Latency.ROUTER_PER_OUTPUT_TOKEN: per_token_s})
 
 
 MEASURED = {"predicted": 0.0}
@@ -244,9 +244,38 @@ def test_the_predicted_latency_sees_a_queue_before_it_is_measured() -> None:
 
 def test_the_larger_of_measured_and_foretold_counts() -> None:
     calm = engines(3)
-    late = Steady(gauges=calm.gauges, rates=calm.rates, latencies={Latency.TTFT: 3.3, Latency.PER_OUTPUT_TOKEN: 0.02})
+    late = Steady(gauges=calm.gauges, rates=calm.rates, latencies=latency(3.3, 0.02).latencies)
     policy = make_peer("llmd-slo", FACTS, {"up_window_s": 0})
     assert (first(policy, look(calm)), first(policy, look(late))) == (3, 6)
+
+
+def test_a_coarse_bucket_is_read_as_its_upper_end() -> None:
+    """The published healthy signal of 0.38: every request between 20 and 40 ms a token, nine tenths into the bucket."""
+    values = np.array([0.021, 0.022, 0.0215])
+    assert bucketed(0.9, values, Latency.ROUTER_PER_OUTPUT_TOKEN) == pytest.approx(0.038)
+    assert bucketed(0.9, np.array([3.2, 3.3]), Latency.ROUTER_TTFT) == pytest.approx(3.9), "3 s is an edge of its own"
+
+
+def test_the_published_run_looks_once_a_minute_and_forgets_slowly() -> None:
+    policy = make_peer("llmd-slo", FACTS, {**MEASURED, **PUBLISHED_RUN})
+    memory, signals = policy.start(), []
+    for at_s in range(0, 195, 15):
+        late = latency(3.3 if at_s >= 60 else 0.3, 0.01)
+        _, memory = policy.decide(look(late, wanted=8, at_s=float(at_s)), memory)
+        signals.append(memory.signals[-1])
+    # 0.1, then 0.6 x 1.1 + 0.4 x 0.1, and so on.
+    assert [at_s for at_s, _ in signals[::4]] == [0.0, 60.0, 120.0, 180.0]
+    assert [value for _, value in signals[::4]] == pytest.approx([0.1, 0.7, 0.94, 1.036])
+    assert signals[5:8] == [signals[4]] * 3, "in between nothing is read anew"
+
+
+def test_the_old_settings_grant_one_pod_a_minute() -> None:
+    late = latency(30.0, 0.01)
+    assert run(make_peer("llmd-old", FACTS, MEASURED), late, wanted=3, until_s=200, high=8) == [
+        (30.0, 4),
+        (90.0, 5),
+        (150.0, 6),
+    ]
 
 
 def test_no_traffic_is_idle_whatever_an_empty_engine_would_take() -> None:

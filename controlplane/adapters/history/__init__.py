@@ -1,0 +1,1 @@
+"""Metrics of the past, from a Prometheus that somebody else runs."""
