@@ -33,7 +33,7 @@ LOADS: Final = {1: 6, 4: 24, 8: 48, 16: 64}
 """Requests by clients."""
 ROUNDS: Final = 3
 TOLERANCE: Final = 0.35
-"""Of the mean time per output token. On two idle cores both are within 10 %."""
+"""Of the mean time per output token. Single runs on two cores that others used as well were 2 to 29 % off."""
 
 type Means = dict[int, tuple[float, float]]
 """By clients: time per output token and to the first token, seconds."""
