@@ -14,7 +14,7 @@ from typing import Final
 
 from rich.console import Console
 
-from benchmarks import calibration, catalog, knee, llmd, parse, simulator, store, tick
+from benchmarks import autoscale, calibration, catalog, knee, llmd, parse, simulator, store, tick
 from benchmarks.machine import this_machine
 from benchmarks.report import RESULTS, Report, as_json, save, show
 
@@ -29,6 +29,7 @@ BENCHMARKS: Final[Mapping[str, tuple[Benchmark, str]]] = {
     "calibration": (calibration.run, calibration.SUMMARY),
     "knee": (knee.run, knee.SUMMARY),
     "llmd": (llmd.run, llmd.SUMMARY),
+    "autoscale": (autoscale.run, autoscale.SUMMARY),
 }
 """By name, in the order in which all of them run. Each takes `quick` and returns a Report."""
 

@@ -1,14 +1,17 @@
 """Attainment and GPU-hours of our policy and its peers, by load, model, GPU and cold start.
 
     python -m benchmarks.autoscale [--loads NAMES] [--models 8B,32B,70B] [--gpus h100,h200,b200]
-        [--cold-starts 5,100,240] [--seeds N] [--jobs N] [--policies NAMES] [--no-tuned] [--results FOLDER]
+        [--cold-starts 5,100,240] [--seeds N] [--jobs N] [--policies NAMES] [--no-tuned | --tuned-from FILE.json]
+        [--results FOLDER]
 
 The loads are the public traces in $QUARTERDECK_TRACES. Peers run with their defaults and, marked with a star, with the
 best of their stated search, found per cold start on synthetic days that are not reported. All policies see the same
-requests, cold starts and first replicas. `python -m benchmarks autoscale` runs all of it with one seed.
+requests, cold starts and first replicas. `python -m benchmarks autoscale` runs a part in two minutes: the first load on
+one GPU, peers with their defaults.
 """
 
 import argparse
+import json
 import multiprocessing
 import statistics
 import sys
@@ -32,6 +35,7 @@ from controlplane.simulation.fleet.trial import CLAIRVOYANT, Trial, clairvoyant,
 from controlplane.simulation.peers.knobs import combinations
 from controlplane.simulation.peers.registry import PEERS, make_peer
 
+NAME: Final = "autoscale"
 SUMMARY: Final = "our policy and every peer on public traces: attainment and GPU-hours over clairvoyant"
 STATIC: Final = "static"
 STAR: Final = "*"
@@ -168,11 +172,11 @@ def report_of(rows: Sequence[Row], skipped: Sequence[str], tuned: Tuned, source:
         f"in: {', '.join(skipped) or 'none'}. {source}."
     )
     return Report(
-        name="autoscale",
+        name=NAME,
         grids=grids,
         verdict=verdict,
         results={
-            "rows": [asdict(row) for row in rows],
+            "results": [asdict(row) for row in rows],
             "skipped": list(skipped),
             "tuned": {f"{name} {cold_s:g}": dict(knobs) for (name, cold_s), knobs in tuned.items()},
         },
@@ -248,12 +252,21 @@ def _saving(rows: Sequence[Row]) -> float:
 # -- the command ------------------------------------------------------------------------------------------------------
 
 
-def measure(chosen: Sequence[Cell], policies: Sequence[str], *, seeds: int, jobs: int, with_tuned: bool) -> Report:
-    tuned: dict[tuple[str, float], Knobs] = {}
+def measure(
+    chosen: Sequence[Cell],
+    policies: Sequence[str],
+    *,
+    seeds: int,
+    jobs: int,
+    with_tuned: bool,
+    known: Tuned | None = None,
+) -> Report:
+    """`known`: knobs of an earlier search, which takes longer than all the rest."""
+    tuned: dict[tuple[str, float], Knobs] = dict(known or {})
     todo = [(cell, seed) for cell in chosen for seed in range(seeds)]
     source = loads()[1]
     with multiprocessing.get_context("spawn").Pool(jobs) as pool:
-        if with_tuned:
+        if with_tuned and not tuned:
             colds = sorted({cell.cold_start_s for cell in chosen})
             searches = [(name, cold_s) for name in policies if name in tunable(PEERS) for cold_s in colds]
             found = pool.imap(tune, searches)
@@ -280,7 +293,7 @@ def run(*, quick: bool = False) -> Report:
     if quick:
         few = list(cells(SYNTHETIC[:1], models=MODELS[2:], gpus=("h100",), cold_starts_s=(100.0,)))
         return measure(few, [OURS, "hpa", "llmd-slo"], seeds=1, jobs=1, with_tuned=False)
-    return measure(list(cells(chosen)), [OURS, *PEERS], seeds=1, jobs=2, with_tuned=True)
+    return measure(list(cells(chosen[:1], gpus=GPUS[:1])), [OURS, *PEERS], seeds=1, jobs=2, with_tuned=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -298,6 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("--seeds", type=int, default=1)
     options.add_argument("--jobs", type=int, default=2)
     options.add_argument("--no-tuned", action="store_true")
+    options.add_argument("--tuned-from", type=Path, help="results of an earlier run, for the knobs that it found")
     options.add_argument("--results", type=Path, default=RESULTS)
     chosen = options.parse_args(arguments)
     unknown = [name for name in chosen.loads or [] if name not in available]
@@ -310,10 +324,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         gpus=chosen.gpus,
         cold_starts_s=[float(text) for text in chosen.cold_starts],
     )
-    report = measure(list(grid), chosen.policies, seeds=chosen.seeds, jobs=chosen.jobs, with_tuned=not chosen.no_tuned)
+    report = measure(
+        list(grid),
+        chosen.policies,
+        seeds=chosen.seeds,
+        jobs=chosen.jobs,
+        with_tuned=not chosen.no_tuned,
+        known=_known(chosen.tuned_from) if chosen.tuned_from else None,
+    )
     save(report, this_machine(), chosen.results)
     show(report, Console())
     return 0
+
+
+def _known(path: Path) -> Tuned:
+    found = json.loads(path.read_text(encoding="utf-8"))["tuned"]
+    return {(key.split()[0], float(key.split()[1])): knobs for key, knobs in found.items()}
 
 
 def _names(text: str) -> list[str]:

@@ -27,7 +27,11 @@ REPLICAS_MAX: Final = 3 * PEAK_REPLICAS
 COLD_STARTS_S: Final = (5.0, 100.0, 240.0)
 """A wake from sleep; a start with warm caches; one without (docs/autoscaling.md)."""
 GPUS: Final = ("h100", "h200", "b200")
-_FIRST_S: Final = 60.0
+_BIN_S: Final = 10.0
+_MINUTE_S: Final = 60.0
+_FIRST_S: Final = 300.0
+"""Policies begin with the replicas that the busiest ten seconds of the first five minutes need: a service that ran
+before. A trace that begins at its full rate would else be judged by its first cold start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,14 +178,14 @@ def trial_of(cell: Cell, seed: int) -> Trial | None:
         factor *= _small_factor(cell.load)
     workload = _workload(cell.load, factor, seed)
     trial = replace(trial, workload=workload)
-    first = needs(workload, trial.profile.rate_rps, _FIRST_S, work=work_of(trial))[0]
-    return replace(trial, replicas_first=max(int(first), 1))
+    begin = needs(workload, trial.profile.rate_rps, _BIN_S, work=work_of(trial))[: int(_FIRST_S / _BIN_S)]
+    return replace(trial, replicas_first=min(max(int(begin.max()), 1), REPLICAS_MAX))
 
 
 def _peak(trial: Trial) -> float:
     """Static replicas, not rounded up: what the busiest minute needs."""
-    per_minute = np.bincount((trial.workload.arrival_s // _FIRST_S).astype(int), weights=work_of(trial))
-    return max(float(per_minute.max()) / _FIRST_S / trial.profile.rate_rps, peak_replicas(trial) / 1e6)
+    per_minute = np.bincount((trial.workload.arrival_s // _MINUTE_S).astype(int), weights=work_of(trial))
+    return max(float(per_minute.max()) / _MINUTE_S / trial.profile.rate_rps, peak_replicas(trial) / 1e6)
 
 
 _SMALL_RPS: Final = 2.0

@@ -194,8 +194,8 @@ class Tuning:
     tokens_memory_s: float = 300.0
     prompt_cv: float = 1.0
     """Standard deviation of prompt lengths over their mean: 0.96 in Azure's 2023 conversation trace."""
-    short_output: float = 0.33
-    """The tenth percentile of output lengths over their mean, lognormal with the 0.77 of the same trace: short answers
+    short_output: float = 0.16
+    """The first percentile of output lengths over their mean, lognormal with the 0.77 of the same trace: short answers
     have the fewest tokens to spread a stall over."""
     concurrency_z: float = 1.3
     """Spread of open requests that a fleet is sized for, in standard deviations of a Poisson count."""
@@ -226,7 +226,8 @@ class Tuning:
     """Fewer requests than this prove no missed objective."""
     discount_step: float = 0.85
     """Capacity is cut to this share when objectives are missed though the model saw enough replicas."""
-    discount_least: float = 0.3
+    discount_least: float = 0.6
+    """The model is within a third of what the simulator carries; beyond that more replicas are not what is missing."""
     discount_recovery_s: float = 1800.0
 
 
