@@ -172,6 +172,8 @@ class Tuning:
     error_prior: float = 0.1
     """Before anybody was judged: relative error of an expectation."""
     error_prior_s: float = 30.0
+    error_most: float = 0.7
+    """A load that comes from nothing is no matter of a band's width: beyond this it is the change point's."""
     error_floor: float = 0.03
     """Experts that are better than this are equals."""
     # -- giving back
@@ -194,8 +196,8 @@ class Tuning:
     tokens_memory_s: float = 300.0
     prompt_cv: float = 1.0
     """Standard deviation of prompt lengths over their mean: 0.96 in Azure's 2023 conversation trace."""
-    short_output: float = 0.16
-    """The first percentile of output lengths over their mean, lognormal with the 0.77 of the same trace: short answers
+    short_output: float = 0.25
+    """The fifth percentile of output lengths over their mean, lognormal with the 0.77 of the same trace: short answers
     have the fewest tokens to spread a stall over."""
     concurrency_z: float = 1.3
     """Spread of open requests that a fleet is sized for, in standard deviations of a Poisson count."""

@@ -74,14 +74,14 @@ def test_the_closed_form_is_littles_law() -> None:
     x = batch / (output * timing.step_base_s + batch * (timing.stall_s + output * timing.step_per_seq_s))
     gap = (timing.step_base_s + batch * timing.step_per_seq_s) / (1 - x * timing.stall_s)
     assert batch == pytest.approx(x * output * gap, rel=1e-6)
-    scatter = 1.2815516 * timing.stall_s * math.sqrt(x * gap * 2.0 / (output * 0.16))
+    scatter = 1.2815516 * timing.stall_s * math.sqrt(x * gap * 2.0 / (output * 0.25))
     assert gap + scatter == pytest.approx(0.02, rel=1e-6)
 
 
 def test_short_answers_need_more_room_than_long_ones() -> None:
     """The same work in prompts: fewer tokens to spread a stall over."""
     long, short = (capacity_of(QWEN3_32B_TP2_H100, slo(None, 0.05), prompt=2000, output=out) for out in (800, 20))
-    assert short.batch_max < 0.4 * long.batch_max
+    assert short.batch_max < 0.5 * long.batch_max
 
 
 @pytest.mark.parametrize(
