@@ -85,11 +85,10 @@ def judged(errors: ForecastErrors, buckets: Sequence[Bucket], lead_s: float, tun
     passed_s = min(end_s - errors.judged_s, lead_s)
     keep = math.exp(-passed_s / max(tuning.judged_memory_leads * lead_s, tuning.judged_memory_min_s))
     noise = 1.0 / (arrivals + 1.0)
-    ratios = [_log_ratio(arrivals, rate * seconds) for rate in said]
-    wrong = [max(ratio * ratio - noise, 0.0) for ratio in ratios]
-    # The band is about more than expected: what fell short of it says nothing of that (a semivariance, doubled).
-    wrong[-1] *= 2.0 if ratios[-1] > 0.0 else 0.0
-    squares = tuple(square * keep + passed_s * new for square, new in zip(errors.squares, wrong, strict=True))
+    squares = tuple(
+        square * keep + passed_s * max(_log_ratio(arrivals, rate * seconds) ** 2 - noise, 0.0)
+        for square, rate in zip(errors.squares, said, strict=True)
+    )
     return ForecastErrors(judged_s=end_s, weight_s=errors.weight_s * keep + passed_s, squares=squares)
 
 
@@ -158,7 +157,7 @@ def _error(errors: ForecastErrors, place: int, lead_s: float, tuning: Tuning) ->
     """Standard deviation; before anybody was judged a lead's worth of the prior counts."""
     prior_s = max(tuning.error_prior_s, lead_s)
     square = (errors.squares[place] + prior_s * tuning.error_prior**2) / (errors.weight_s + prior_s)
-    return min(math.sqrt(square), tuning.error_most)
+    return math.sqrt(square)
 
 
 def _log_ratio(arrivals: float, said: float) -> float:

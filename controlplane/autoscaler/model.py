@@ -172,8 +172,6 @@ class Tuning:
     error_prior: float = 0.1
     """Before anybody was judged: relative error of an expectation."""
     error_prior_s: float = 30.0
-    error_most: float = 0.7
-    """A load that comes from nothing is no matter of a band's width: beyond this it is the change point's."""
     error_floor: float = 0.03
     """Experts that are better than this are equals."""
     # -- giving back
