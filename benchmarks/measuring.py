@@ -82,7 +82,7 @@ def measure_apart(benchmark: str, **case: float | str) -> dict[str, Any]:
 
 
 def _peak_mib() -> float:
-    """Of this program. On Linux a child inherits `ru_maxrss`, through exec too, so there the kernel's own mark is read."""
+    """Of this program. On Linux a child inherits `ru_maxrss`, through exec too: there the kernel's own mark is read."""
     status = Path("/proc/self/status")
     if status.exists():
         marks = (line.split() for line in status.read_text(encoding="ascii").splitlines())
