@@ -110,7 +110,7 @@ def expect(buckets: Sequence[Bucket], errors: ForecastErrors, lead_s: float, tun
     ahead = level if young else _blended(list(_said(window, end_s, lead_s, tuning)), errors, tuning)
     now = level if young else next(_said(window, end_s, lead_s, tuning))
     burst, burst_s = change_point(window, level + tuning.burst_z * sd, spread, length_s, tuning)
-    error = _error(errors, EXPERTS, lead_s, tuning)
+    error = _error(errors, lead_s, tuning)
     return Demand(
         level_rps=level,
         window_s=taken_s,
@@ -143,21 +143,19 @@ def _said(buckets: Sequence[Bucket], end_s: float, lead_s: float, tuning: Tuning
 
 
 def _blended(said: Sequence[float], errors: ForecastErrors, tuning: Tuning) -> float:
-    weights = [1.0 / (_square(errors, place, tuning) + tuning.error_floor**2) ** 2 for place in range(len(said))]
+    prior_s, floor = tuning.error_prior_s, tuning.error_floor**2
+    weights = [1.0 / (_square(errors, place, prior_s, tuning) + floor) ** 2 for place in range(len(said))]
     return sum(weight * rate for weight, rate in zip(weights, said, strict=True)) / sum(weights)
 
 
-def _square(errors: ForecastErrors, place: int, tuning: Tuning) -> float:
-    """Mean squared error, with a prior that counts like some seconds of judging."""
-    prior_s = tuning.error_prior_s
+def _square(errors: ForecastErrors, place: int, prior_s: float, tuning: Tuning) -> float:
+    """Mean squared error, with a prior that counts like so many seconds of judging."""
     return (errors.squares[place] + prior_s * tuning.error_prior**2) / (errors.weight_s + prior_s)
 
 
-def _error(errors: ForecastErrors, place: int, lead_s: float, tuning: Tuning) -> float:
-    """Standard deviation; before anybody was judged a lead's worth of the prior counts."""
-    prior_s = max(tuning.error_prior_s, lead_s)
-    square = (errors.squares[place] + prior_s * tuning.error_prior**2) / (errors.weight_s + prior_s)
-    return math.sqrt(square)
+def _error(errors: ForecastErrors, lead_s: float, tuning: Tuning) -> float:
+    """The blend's standard deviation; before anybody was judged a lead's worth of the prior counts."""
+    return math.sqrt(_square(errors, EXPERTS, max(tuning.error_prior_s, lead_s), tuning))
 
 
 def _log_ratio(arrivals: float, said: float) -> float:

@@ -1,16 +1,12 @@
 """The rebuilt demand under one policy: stretch by stretch, seed by seed, added up."""
 
 import math
-import multiprocessing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
 
-from controlplane.kernel.errors import TerminalError
 from controlplane.simulation.dry_run.demand import Demand, drawn
 from controlplane.simulation.dry_run.happened import AtEdge, turns
 from controlplane.simulation.dry_run.theirs import TheirPolicy
@@ -21,6 +17,7 @@ from controlplane.simulation.fleet.profile import Limits, within
 from controlplane.simulation.fleet.subject import Subject
 from controlplane.simulation.fleet.trial import Trial, clairvoyant, profiled
 from controlplane.simulation.fleet.world import Run, World
+from controlplane.simulation.processes import mapped
 
 
 class Who(StrEnum):
@@ -125,18 +122,8 @@ def run(job: Job) -> Ran | None:
 
 def run_all(jobs: Sequence[Job], *, processes: int = 1) -> Iterator[Ran | None]:
     """In the order of the jobs, whatever the number of processes. TerminalError when one of them dies."""
-    if processes <= 1 or len(jobs) <= 1:
-        yield from map(run, jobs)
-        return
-    # Started anew, not forked: numba's threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context) as pool:
-        try:
-            yield from pool.map(run, jobs)
-        except BrokenProcessPool as error:
-            raise TerminalError("a process of the dry run was killed, perhaps for its memory: fewer --jobs") from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    killed = "a process of the dry run was killed, perhaps for its memory: fewer --jobs"
+    return mapped(run, jobs, processes=processes, killed=killed)
 
 
 def totals(ran: Sequence[Ran], *, ttft_edges_s: Sequence[float], per_token_edges_s: Sequence[float]) -> list[Total]:

@@ -1,11 +1,7 @@
 """Policies side by side on one load: a run for each policy and seed, and what it was worth beside the clairvoyant."""
 
 import math
-import multiprocessing
-import signal
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +10,6 @@ from typing import Final
 
 import numpy as np
 
-from controlplane.kernel.errors import TerminalError
 from controlplane.simulation.fleet.clairvoyant import needs
 from controlplane.simulation.fleet.compiled import Floats, Ints
 from controlplane.simulation.fleet.ours import NAME, our_policy
@@ -34,6 +29,7 @@ from controlplane.simulation.fleet.trial import (
 from controlplane.simulation.fleet.world import Run
 from controlplane.simulation.peers.registry import PEERS, make_peer
 from controlplane.simulation.peers.static import STATIC
+from controlplane.simulation.processes import mapped
 
 POLICIES: Final = (NAME, CLAIRVOYANT, *PEERS)
 """All that can be compared, in the order in which they are shown."""
@@ -252,26 +248,11 @@ def _standing(comparison: Comparison, entry: Entry) -> Standing:
 
 def run_tasks(tasks: Sequence[Task], *, jobs: int = 1) -> Iterator[Result]:
     """In the order of the tasks, whatever the number of processes. TerminalError when one of them dies."""
-    if jobs <= 1 or len(tasks) <= 1:
-        yield from map(run_task, tasks)
-        return
-    # Started anew, not forked: threads of pyarrow and numba do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context, initializer=_end_quietly) as pool:
-        try:
-            yield from pool.map(run_task, tasks)
-        except BrokenProcessPool as error:
-            raise TerminalError(
-                "a process of the comparison was killed, perhaps for its memory: take fewer at once, "
-                "a shorter part of the trace, or a smaller scale"
-            ) from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _end_quietly() -> None:
-    """At Ctrl-C the one that asked says so; the others just end."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    killed = (
+        "a process of the comparison was killed, perhaps for its memory: take fewer at once, "
+        "a shorter part of the trace, or a smaller scale"
+    )
+    return mapped(run_task, tasks, processes=jobs, killed=killed)
 
 
 def _course(trial: Trial, run: Run) -> Course:

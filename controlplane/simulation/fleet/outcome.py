@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from controlplane.simulation.fleet.compiled import Floats
+from controlplane.simulation.fleet.profile import per_token_s
+from controlplane.simulation.fleet.state import PREEMPTIONS
 from controlplane.simulation.fleet.world import Run, Scenario
 
 
@@ -40,8 +42,7 @@ class Outcome:
 def outcome_of(policy: str, scenario: Scenario, run: Run, *, ttft_slo_s: float, itl_slo_s: float) -> Outcome:
     requests = run.fleet.requests
     ttft_s: Floats = requests.first_s - requests.arrival_s
-    gaps = np.maximum(requests.output - 1, 1)
-    itl_s: Floats = np.where(requests.output > 1, (requests.done_s - requests.first_s) / gaps, 0.0)
+    itl_s = per_token_s(requests.first_s, requests.done_s, requests.output)
     answered = ~np.isnan(requests.done_s)
     # A comparison with NaN is False: what was never answered met nothing.
     in_time, fluent = ttft_s <= ttft_slo_s, answered & (itl_s <= itl_slo_s)
@@ -61,7 +62,7 @@ def outcome_of(policy: str, scenario: Scenario, run: Run, *, ttft_slo_s: float, 
         itl_p50_s=_quantile(itl_s[answered], 0.5),
         itl_p99_s=_quantile(itl_s[answered], 0.99),
         unanswered=int(count - answered.sum()),
-        preemptions=int(run.fleet.totals[0].counters[4]),
+        preemptions=int(run.fleet.totals[0].counters[PREEMPTIONS]),
         scale_events=len(steps),
         direction_changes=sum((one > 0) != (other > 0) for one, other in itertools.pairwise(steps)),
     )

@@ -80,11 +80,16 @@ def _share_within(fleet: Fleet, limits: Limits) -> float:
     return float(within(judged.arrival_s, judged.first_s, judged.done_s, judged.output, limits).mean())
 
 
+def per_token_s(first_s: Floats, done_s: Floats, output: Ints) -> Floats:
+    """Each request's mean time per output token after its first; 0 for one of a single token."""
+    return np.where(output > 1, (done_s - first_s) / np.maximum(output - 1, 1), 0.0)
+
+
 def within(
     arrival_s: Floats, first_s: Floats, done_s: Floats, output: Ints, limits: Limits
 ) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     """Which requests met both limits; what was never answered did not (a comparison with NaN is False)."""
-    itl_s = np.where(output > 1, (done_s - first_s) / np.maximum(output - 1, 1), 0.0)
+    itl_s = per_token_s(first_s, done_s, output)
     return ~np.isnan(done_s) & (first_s - arrival_s <= limits.ttft_s) & (itl_s <= limits.itl_s)
 
 
