@@ -12,7 +12,6 @@ one GPU, peers with their defaults.
 
 import argparse
 import json
-import multiprocessing
 import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,6 +33,7 @@ from controlplane.simulation.fleet.policy import Peer
 from controlplane.simulation.fleet.trial import CLAIRVOYANT, Trial, clairvoyant, peak_replicas, run_policy
 from controlplane.simulation.peers.knobs import combinations
 from controlplane.simulation.peers.registry import PEERS, make_peer
+from controlplane.simulation.processes import mapped
 
 NAME: Final = "autoscale"
 SUMMARY: Final = "our policy and every peer on public traces: attainment and GPU-hours over clairvoyant"
@@ -265,22 +265,22 @@ def measure(
     tuned: dict[tuple[str, float], Knobs] = dict(known or {})
     todo = [(cell, seed) for cell in chosen for seed in range(seeds)]
     source = loads()[1]
-    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
-        if with_tuned and not tuned:
-            colds = sorted({cell.cold_start_s for cell in chosen})
-            searches = [(name, cold_s) for name in policies if name in tunable(PEERS) for cold_s in colds]
-            found = pool.imap(tune, searches)
-            for name, cold_s, knobs in track(found, "tuning peers", total=len(searches), console=_progress()):
-                tuned[name, cold_s] = knobs
-        rows: list[Row] = []
-        skipped: list[str] = []
-        runs = pool.imap(partial(rows_of, policies=policies, tuned=tuned), todo)
-        for (cell, _), found_rows in zip(
-            todo, track(runs, "running cells", total=len(todo), console=_progress()), strict=True
-        ):
-            rows += found_rows
-            if not found_rows:
-                skipped.append(cell.name)
+    killed = "a process of the benchmark was killed, perhaps for its memory: fewer --jobs"
+    if with_tuned and not tuned:
+        colds = sorted({cell.cold_start_s for cell in chosen})
+        searches = [(name, cold_s) for name in policies if name in tunable(PEERS) for cold_s in colds]
+        found = mapped(tune, searches, processes=jobs, killed=killed)
+        for name, cold_s, knobs in track(found, "tuning peers", total=len(searches), console=_progress()):
+            tuned[name, cold_s] = knobs
+    rows: list[Row] = []
+    skipped: list[str] = []
+    runs = mapped(partial(rows_of, policies=policies, tuned=tuned), todo, processes=jobs, killed=killed)
+    for (cell, _), found_rows in zip(
+        todo, track(runs, "running cells", total=len(todo), console=_progress()), strict=True
+    ):
+        rows += found_rows
+        if not found_rows:
+            skipped.append(cell.name)
     return report_of(rows, list(dict.fromkeys(skipped)), tuned, source)
 
 
