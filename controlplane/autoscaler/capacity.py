@@ -26,6 +26,7 @@ from typing import Final
 
 from controlplane.autoscaler.model import PolicyParams, PolicyState, Tuning
 
+SEQUENCES: Final = "sequences"
 _REPLICAS_SEARCHED: Final = 1 << 20
 """Nobody has a million replicas; demand beyond is a broken counter, and the clamp to replicas_max takes it."""
 _PERCENTILE_DEFAULT: Final = 0.95
@@ -117,7 +118,8 @@ def capacity(params: PolicyParams, state: PolicyState) -> Capacity:
         workload=workload,
         batch_max=batch_max,
         limit=limit,
-        concurrency_z=params.tuning.concurrency_z,
+        # A full batch is a cliff, behind which requests queue; the other limits are slopes.
+        concurrency_z=_normal_quantile(_percentile(params)) if limit == SEQUENCES else params.tuning.concurrency_z,
         discount=state.discount,
     )
 
@@ -176,7 +178,7 @@ def _first_limit(params: PolicyParams, timing: ReplicaTiming, workload: Workload
     tuning = params.tuning
     limits = [
         (_batch_at(timing, workload, tuning.utilization_max), "utilisation"),
-        (float(params.prior.max_num_seqs), "sequences"),
+        (float(params.prior.max_num_seqs), SEQUENCES),
     ]
     if params.prior.kv_tokens > 0 and workload.output_tokens:
         limits.append((tuning.kv_fill * params.prior.kv_tokens / workload.context_tokens, "KV cache"))
