@@ -14,7 +14,7 @@ from typing import Final
 
 from rich.console import Console
 
-from benchmarks import autoscale, calibration, catalog, knee, llmd, parse, simulator, store, tick
+from benchmarks import autoscale, calibration, catalog, faults, knee, llmd, parse, ramps, simulator, sleep, store, tick
 from benchmarks.machine import this_machine
 from benchmarks.report import RESULTS, Report, as_json, save, show
 
@@ -29,7 +29,10 @@ BENCHMARKS: Final[Mapping[str, tuple[Benchmark, str]]] = {
     "calibration": (calibration.run, calibration.SUMMARY),
     "knee": (knee.run, knee.SUMMARY),
     "llmd": (llmd.run, llmd.SUMMARY),
+    "sleep": (sleep.run, sleep.SUMMARY),
     "autoscale": (autoscale.run, autoscale.SUMMARY),
+    "ramps": (ramps.run, ramps.SUMMARY),
+    "faults": (faults.run, faults.SUMMARY),
 }
 """By name, in the order in which all of them run. Each takes `quick` and returns a Report."""
 

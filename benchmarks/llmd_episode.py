@@ -5,14 +5,15 @@ overloaded stage thus gives the pool time to recover before the next one. Becaus
 was before, an episode is played stage by stage: each time from the beginning, with one stage more.
 """
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
 from controlplane.simulation.fleet.compiled import Floats
-from controlplane.simulation.fleet.policy import Facts
+from controlplane.simulation.fleet.policy import Facts, ScalingPolicy
 from controlplane.simulation.fleet.ramps import LLM_D
 from controlplane.simulation.fleet.routing import LEAST_CONNECTIONS
 from controlplane.simulation.fleet.state import Timing
@@ -46,6 +47,8 @@ class Setting:
     timing: Timing
     peer: str = "llmd-slo"
     knobs: Mapping[str, float] = field(default_factory=dict)
+    make: Callable[[Facts], ScalingPolicy] | None = None
+    """In place of the peer."""
     warm: bool = True
     """Begins with 8, else with 3."""
     drained: bool = True
@@ -69,6 +72,9 @@ class Episode:
     """From the load's beginning; NaN when none was ever added."""
     load_s: float
     """Until the last request was through."""
+    scale_events: int
+    direction_changes: int
+    """Both within the window."""
 
 
 def play(setting: Setting, seed: int) -> Episode:
@@ -105,7 +111,9 @@ def _run(setting: Setting, seed: int, base: Workload, arrival_s: Floats, duratio
         routing=setting.routing,
         seed=seed,
     )
-    return World(scenario, make_peer(setting.peer, _facts(setting, base), setting.knobs)).run()
+    facts = _facts(setting, base)
+    policy = setting.make(facts) if setting.make else make_peer(setting.peer, facts, setting.knobs)
+    return World(scenario, policy).run()
 
 
 def _facts(setting: Setting, base: Workload) -> Facts:
@@ -130,6 +138,7 @@ def _scored(run: Run, lead_s: float) -> Episode:
     slow = ~((requests.done_s - requests.first_s) / (requests.output - 1) <= PER_TOKEN_S)
     begin = round(lead_s)
     ups = [at_s - lead_s for at_s, before, after in run.changes if after > before]
+    signs = [after > before for at_s, before, after in run.changes if begin <= at_s < begin + WINDOW_S]
     return Episode(
         attainment=1.0 - float((late | slow).mean()),
         attainment_twice=1.0 - float(late.mean() + slow.mean()),
@@ -137,6 +146,8 @@ def _scored(run: Run, lead_s: float) -> Episode:
         replicas_episode=float(run.timeline.wanted[begin : begin + EPISODE_S].mean()),
         first_up_s=ups[0] if ups else float("nan"),
         load_s=float(np.nanmax(requests.done_s)) - lead_s,
+        scale_events=len(signs),
+        direction_changes=sum(one != other for one, other in itertools.pairwise(signs)),
     )
 
 

@@ -120,6 +120,12 @@ def _told(case: Case, trial: Trial, precision: str) -> Iterator[str]:
         f"{trial.profile.rate_rps:.3g} such requests per second with {limits.percentile:.4g} of them within "
         f"TTFT {limits.ttft_s:g} s and {limits.itl_s:g} s per token; ready {case.cold_start_s:g} s after its order"
     )
+    if case.sleep is not None:
+        sleep, most = case.sleep, "all" if case.sleep.most is None else f"at most {case.sleep.most}"
+        yield (
+            f"sleep      {most} that are given back; awake in {sleep.wake_s:g} s, "
+            f"their GPUs counted at {sleep.asleep_share:g}"
+        )
     yield (
         f"replicas   {case.replicas_min} to {case.replicas_max}; at first {trial.replicas_first}, as the busiest ten "
         f"seconds of the first minute need; static {static_replicas(trial)}, as those of the whole need"

@@ -14,11 +14,14 @@ from controlplane.domain.deployment import TaskKind
 from controlplane.kernel.errors import InvalidError, Problem
 from controlplane.simulation.fleet.comparison import POLICIES, Case
 from controlplane.simulation.fleet.profile import Limits
+from controlplane.simulation.fleet.replicas import Sleep
 from controlplane.simulation.fleet.subject import Subject, subject_of
 from controlplane.simulation.trace_columns import Shape, series_in, shape_of
 
 _ALL: Final = "all"
 _AUTO: Final = "auto"
+_KEPT: Final = 1.0
+"""What a sleeper's GPUs count where nothing is said: the control plane keeps them for it."""
 _OPTIONS: Final[Mapping[str, str]] = {
     "model": "--model",
     "pool": "--gpu",
@@ -61,6 +64,7 @@ def asked_for(options: SimulateOptions) -> Asked:
         found = f"{options.replicas_min} with --replicas-max {options.replicas_max}"
         check.add("--replicas-min", found, "at most the maximum")
     cold_start_s = check.seconds("--cold-start", options.cold_start)
+    sleep = check.sleep(options, cold_start_s)
     start_s = check.seconds("--start", options.start)
     end_s = math.inf if options.end is None else check.seconds("--end", options.end, above_zero=True)
     factor = check.factor(options.scale)
@@ -76,6 +80,7 @@ def asked_for(options: SimulateOptions) -> Asked:
             limits=limits,
             cold_start_s=cold_start_s,
             cold_start_cv=options.cold_start_cv,
+            sleep=sleep,
             replicas_min=options.replicas_min,
             replicas_max=options.replicas_max,
             factor=1.0 if factor is None else factor,
@@ -111,6 +116,32 @@ class _Check:
             self.add(field, repr(text), f"{expected}, above 0" if above_zero else expected)
             return math.nan
         return span.total_seconds()
+
+    def sleep(self, options: SimulateOptions, cold_start_s: float) -> Sleep | None:
+        """Wake times spread as cold starts do."""
+        share, most, known = options.asleep_share, options.sleepers_max, len(self.problems)
+        if options.wake_time is None:
+            for field, value in (("--asleep-share", share), ("--sleepers-max", most)):
+                if value is not None:
+                    self.add(field, f"{value:g} without --wake-time", "both, or neither: without it nothing sleeps")
+            return None
+        wake_s = self.seconds("--wake-time", options.wake_time)
+        if wake_s > cold_start_s:
+            found = f"{wake_s:g} s with --cold-start {options.cold_start}"
+            self.add("--wake-time", found, "at most the cold start: nobody wakes what starts sooner")
+        if share is not None and not 0.0 <= share <= 1.0:
+            hint = "0: their GPUs serve something else meanwhile, 1: they are kept idle for them"
+            self.add("--asleep-share", f"{share:g}", "a share from 0 to 1", hint)
+        if most is not None and most < 1:
+            self.add("--sleepers-max", str(most), "at least 1", "Without --wake-time nothing sleeps")
+        if len(self.problems) > known:
+            return None
+        return Sleep(
+            wake_s=wake_s,
+            wake_cv=options.cold_start_cv,
+            asleep_share=_KEPT if share is None else share,
+            most=most,
+        )
 
     def factor(self, text: str) -> float | None:
         if text == _AUTO:

@@ -8,19 +8,21 @@ from rich.table import Table
 
 from controlplane.cli.client import Json
 from controlplane.cli.view import table_of
-from controlplane.simulation.fleet.comparison import Comparison, Entry, Result, Standing, Task, standings
+from controlplane.simulation.fleet.comparison import Case, Comparison, Entry, Result, Standing, Task, standings
+from controlplane.simulation.fleet.outcome import Outcome
 from controlplane.simulation.fleet.trial import CLAIRVOYANT
 
 _NUMBERS: Final = frozenset(
-    {"attainment", "worst", "GPU-hours", "x clairvoyant", "TTFT p99", "per token p99", "changes", "turns"}
+    {"attainment", "worst", "GPU-hours", "x clairvoyant", "TTFT p99", "per token p99", "changes", "turns", "wakes"}
 )
 
 
 def summary_table(comparison: Comparison) -> Table:
-    """A row per policy: medians over the seeds, and the worst attainment."""
+    """A row per policy: medians over the seeds, and the worst attainment. Wakes where replicas sleep."""
+    sleeps = comparison.case.sleep is not None
     table = table_of(
         "policy", "attainment", "worst", "GPU-hours", "x clairvoyant", "TTFT p99", "per token p99", "changes", "turns",
-        "objective", right=_NUMBERS,
+        *(["wakes"] if sleeps else []), "objective", right=_NUMBERS,
     )  # fmt: skip
     for row in standings(comparison):
         table.add_row(
@@ -33,6 +35,7 @@ def summary_table(comparison: Comparison) -> Table:
             f"{row.itl_p99_s * 1e3:.1f} ms" if math.isfinite(row.itl_p99_s) else "never",
             f"{row.scale_events:g}",
             f"{row.direction_changes:g}",
+            *([f"{row.wakes:g}"] if sleeps else []),
             _objective(row),
         )
     return table
@@ -118,6 +121,21 @@ def _json_of(comparison: Comparison, result: Result) -> Json:
         "percentile": case.limits.percentile,
         "replicas_min": case.replicas_min,
         "replicas_max": case.replicas_max,
+        **_sleep_of(case, outcome),
+    }
+
+
+def _sleep_of(case: Case, outcome: Outcome) -> dict[str, Json]:
+    """Only where replicas sleep."""
+    sleep = case.sleep
+    if sleep is None:
+        return {}
+    return {
+        "wakes": outcome.wakes,
+        "asleep_mean": outcome.asleep_mean,
+        "wake_time_s": sleep.wake_s,
+        "asleep_share": sleep.asleep_share,
+        "sleepers_max": sleep.most,
     }
 
 

@@ -20,6 +20,9 @@ class SimulateOptions:
     precision: str | None
     cold_start: str
     cold_start_cv: float
+    wake_time: str | None
+    asleep_share: float | None
+    sleepers_max: int | None
     slo_ttft: str
     slo_itl: str
     percentile: float
@@ -48,6 +51,15 @@ def simulate(
     precision: Annotated[str | None, typer.Option(help="bf16, fp8, awq...; left out: the first that fits.")] = None,
     cold_start: Annotated[str, typer.Option(metavar="S", help="Seconds from a replica's order to ready, on average.")],
     cold_start_cv: Annotated[float, typer.Option(min=0.0, max=3.0, help="Its deviation over its mean.")] = 0.1,
+    wake_time: Annotated[
+        str | None, typer.Option(metavar="S", help="Replicas sleep instead of going, and are awake after so long.")
+    ] = None,
+    asleep_share: Annotated[
+        float | None, typer.Option(metavar="X", help="What a sleeper's GPUs count of a ready one's: 0 to 1; default 1.")
+    ] = None,
+    sleepers_max: Annotated[
+        int | None, typer.Option(metavar="N", help="Asleep at once; left out: all that are given back.")
+    ] = None,
     slo_ttft: Annotated[str, typer.Option(metavar="S", help="Longest time to first token: 2, 500ms.")],
     slo_itl: Annotated[str, typer.Option(metavar="S", help="Longest mean time per output token: 0.05, 50ms.")],
     percentile: Annotated[float, typer.Option(help="Share of requests that must meet both.")] = 0.99,
@@ -77,7 +89,8 @@ def simulate(
         simulated(
             SimulateOptions(
                 trace=trace, model=model, gpu=gpu, tp=tp, precision=precision, cold_start=cold_start,
-                cold_start_cv=cold_start_cv, slo_ttft=slo_ttft, slo_itl=slo_itl, percentile=percentile,
+                cold_start_cv=cold_start_cv, wake_time=wake_time, asleep_share=asleep_share,
+                sleepers_max=sleepers_max, slo_ttft=slo_ttft, slo_itl=slo_itl, percentile=percentile,
                 policies=policies, tuned=tuned, replicas_min=replicas_min, replicas_max=replicas_max, seeds=seeds,
                 series=series, scale=scale, start=start, end=end, jobs=jobs, json_out=json_out, plot=plot,
             )

@@ -7,8 +7,10 @@ smooth the peaks inside and between bins, so a policy may stay below it and stil
 bin, the more of that the model grants. What happens before the load begins is not paid for.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -19,9 +21,10 @@ from controlplane.simulation.fleet.workload import Workload
 
 type Bools = npt.NDArray[np.bool_]
 
+_STAY: Final = 0
 _SLEEP: Final = 1
 _START: Final = 2
-"""Among the ways through a gap, of which 0 is to stay ready."""
+"""The ways through a gap."""
 _ROUNDING: Final = 1e-9
 """So that a bin with just one replica's work does not need two."""
 
@@ -46,7 +49,14 @@ class Schedule:
 
     def wanted_at(self, at_s: float) -> int:
         """From 0 on."""
-        return int(self.wanted[np.searchsorted(self.at_s, at_s, side="right") - 1])
+        return int(self.wanted[self._place(at_s)])
+
+    def asleep_at(self, at_s: float) -> int:
+        """From 0 on."""
+        return int(self.asleep[self._place(at_s)])
+
+    def _place(self, at_s: float) -> int:
+        return int(np.searchsorted(self.at_s, at_s, side="right")) - 1
 
     @property
     def mean_replicas(self) -> float:
@@ -62,6 +72,8 @@ class Prices:
     """None: replicas do not sleep."""
     asleep_share: float = 0.0
     """What a sleeping replica costs of a ready one: 0 when its GPUs serve something else, 1 when they are kept."""
+    asleep_most: int | None = None
+    """Asleep at once; None: all."""
 
     def __post_init__(self) -> None:
         assert self.cold_start_s >= 0.0, "a start takes no less than no time"
@@ -117,14 +129,18 @@ def cheapest(
         starting anew   cold_start_s                           where g >= cold_start_s
 
     and the cheapest for every gap of every level is one schedule: the gaps of a higher level enclose those of a lower
-    one, and the longer a gap, the colder the choice. The gap before the first stretch is like any other (the replica
+    one, and the longer a gap, the colder the choice. Where only `asleep_most` may sleep at once, the gaps that do are
+    those that save most (`_with_few_asleep`). The gap before the first stretch is like any other (the replica
     is there at 0, or is ordered in time); after the last one it costs nothing.
     """
     assert bin_s > 0.0, "a bin lasts"
     edges_s, levels = _runs(np.maximum(needed, replicas_min), bin_s, duration_s)
     peak = int(levels.max())
     most = peak if replicas_max is None else min(replicas_max, peak)
-    paths = [_path(edges_s, levels >= level, prices) for level in range(1, most + 1)]
+    gaps = [_gaps(edges_s, levels >= level, prices) for level in range(1, most + 1)]
+    if prices.asleep_most is not None:
+        gaps = _with_few_asleep(gaps, min(prices.asleep_most, most))
+    paths = [_path(one, prices) for one in gaps]
     awake = _Spans.of([path.awake for path in paths])
     asleep = _Spans.of([path.asleep for path in paths])
     at_s = np.unique(np.concatenate([[0.0], awake.from_s, awake.to_s, asleep.from_s, asleep.to_s]))
@@ -165,6 +181,19 @@ class _Spans(NamedTuple):
         return np.searchsorted(self.from_s, at_s, side="right") - np.searchsorted(self.to_s, at_s, side="right")
 
 
+class _Gaps(NamedTuple):
+    """When the replica of one level is not needed, the time before it is for the first time included."""
+
+    free_s: Floats
+    begin_s: Floats
+    """Needed again, until `stop_s`."""
+    stop_s: Floats
+    costs_s: Floats
+    """(3, gaps): of each way through."""
+    choice: Ints
+    """Of the ways."""
+
+
 class _Path(NamedTuple):
     """What the replica of one level does."""
 
@@ -183,7 +212,7 @@ def _runs(needed: Ints, bin_s: float, duration_s: float | None) -> tuple[Floats,
     return edges_s, needed[np.concatenate([[0], turns])]
 
 
-def _path(edges_s: Floats, needed: Bools, prices: Prices) -> _Path:
+def _gaps(edges_s: Floats, needed: Bools, prices: Prices) -> _Gaps:
     turns = np.diff(np.concatenate([[0], needed.astype(np.int8), [0]]))
     begin_s, stop_s = edges_s[np.flatnonzero(turns == 1)], edges_s[np.flatnonzero(turns == -1)]
     free_s = np.concatenate([[0.0], stop_s[:-1]])
@@ -192,8 +221,72 @@ def _path(edges_s: Floats, needed: Bools, prices: Prices) -> _Path:
     with np.errstate(invalid="ignore"):
         sleeping_s = np.where(gap_s >= wake_s, wake_s + prices.asleep_share * (gap_s - wake_s), np.inf)
     starting_s = np.where(gap_s >= prices.cold_start_s, prices.cold_start_s, np.inf)
+    costs_s = np.array([gap_s, sleeping_s, starting_s])
     # Among equals the first: staying ready needs nothing to be done.
-    choice = np.argmin([gap_s, sleeping_s, starting_s], axis=0)
-    sleeps, starts = choice == _SLEEP, choice == _START
+    return _Gaps(free_s, begin_s, stop_s, costs_s, np.argmin(costs_s, axis=0))
+
+
+def _path(gaps: _Gaps, prices: Prices) -> _Path:
+    free_s, begin_s = gaps.free_s, gaps.begin_s
+    wake_s = np.inf if prices.wake_s is None else prices.wake_s
+    sleeps, starts = gaps.choice == _SLEEP, gaps.choice == _START
     up_s = np.where(sleeps, begin_s - wake_s, np.where(starts, begin_s - prices.cold_start_s, free_s))
-    return _Path(_Spans(up_s, stop_s), _Spans(free_s[sleeps], up_s[sleeps]), int(starts.sum()))
+    return _Path(_Spans(up_s, gaps.stop_s), _Spans(free_s[sleeps], up_s[sleeps]), int(starts.sum()))
+
+
+# -- few beds ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Nap:
+    """A gap that its level had better sleep through."""
+
+    level: int
+    place: int
+    free_s: float
+    inside: "Sequence[_Nap]"
+    """Those of lower levels within it."""
+    saved_s: Floats
+    """The most that can be saved in it and inside, by the number of beds."""
+    slept: Bools
+    """Whether it is slept through itself then."""
+
+
+def _with_few_asleep(levels: Sequence[_Gaps], most: int) -> list[_Gaps]:
+    """The same gaps with at most so many asleep at once; the others take their next best way.
+
+    Gaps are nested, so those that sleep at once lie inside each other, and the best choice comes from the inside out:
+    of each gap the most that it saves with so many beds, in one of them or with all left to what is inside.
+    """
+    outermost: list[_Nap] = []
+    for level, gaps in enumerate(levels):
+        for place in np.flatnonzero(gaps.choice == _SLEEP):
+            first = bisect_left(outermost, gaps.free_s[place], key=attrgetter("free_s"))
+            last = bisect_left(outermost, gaps.begin_s[place], key=attrgetter("free_s"))
+            outermost[first:last] = [_nap(gaps, level, int(place), outermost[first:last], most)]
+    choices = [np.where(gaps.choice == _SLEEP, _without_sleep(gaps), gaps.choice) for gaps in levels]
+    pending = [(nap, most) for nap in outermost]
+    while pending:
+        nap, beds = pending.pop()
+        if nap.slept[beds]:
+            choices[nap.level][nap.place] = _SLEEP
+        pending += [(inside, beds - int(nap.slept[beds])) for inside in nap.inside]
+    return [gaps._replace(choice=choice) for gaps, choice in zip(levels, choices, strict=True)]
+
+
+def _without_sleep(gaps: _Gaps) -> Ints:
+    return np.where(gaps.costs_s[_STAY] <= gaps.costs_s[_START], _STAY, _START)
+
+
+def _nap(gaps: _Gaps, level: int, place: int, inside: Sequence[_Nap], most: int) -> _Nap:
+    stay_s, sleep_s, start_s = gaps.costs_s[:, place]
+    without_s = np.sum([nap.saved_s for nap in inside], axis=0) if inside else np.zeros(most + 1)
+    with_s = np.concatenate([[-np.inf], min(stay_s, start_s) - sleep_s + without_s[:-1]])
+    return _Nap(
+        level=level,
+        place=place,
+        free_s=float(gaps.free_s[place]),
+        inside=inside,
+        saved_s=np.maximum(with_s, without_s),
+        slept=with_s > without_s,
+    )

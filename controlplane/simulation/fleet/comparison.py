@@ -15,6 +15,7 @@ from controlplane.simulation.fleet.compiled import Floats, Ints
 from controlplane.simulation.fleet.ours import NAME, our_policy
 from controlplane.simulation.fleet.outcome import Outcome
 from controlplane.simulation.fleet.profile import Limits, within
+from controlplane.simulation.fleet.replicas import Sleep
 from controlplane.simulation.fleet.subject import Subject
 from controlplane.simulation.fleet.trace_files import read_workload
 from controlplane.simulation.fleet.trial import (
@@ -55,6 +56,8 @@ class Case:
     replicas_max: int
     replicas_min: int = 1
     cold_start_cv: float = 0.1
+    sleep: Sleep | None = None
+    """None: who is given back goes."""
     series: str | None = None
     factor: float = 1.0
     """Of the rate."""
@@ -80,7 +83,7 @@ class Steps:
     """Each value holds from its moment to the next."""
 
     at_s: Floats
-    values: Ints
+    values: Ints | Floats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +96,7 @@ class Course:
     missed: Ints
     """Those of them that did not meet both objectives."""
     billed: Steps
-    """Replicas that hold GPUs."""
+    """Replicas that hold GPUs, sleepers at their share."""
     duration_s: float
     gpus_per_replica: int
 
@@ -146,6 +149,7 @@ class Standing:
     itl_p99_s: float
     scale_events: float
     direction_changes: float
+    wakes: float
 
 
 @lru_cache(maxsize=1)
@@ -164,6 +168,7 @@ def trial_of(case: Case, seed: int) -> Trial:
             limits=case.limits,
             cold_start_s=case.cold_start_s,
             cold_start_cv=case.cold_start_cv,
+            sleep=case.sleep,
             replicas_min=case.replicas_min,
             replicas_max=case.replicas_max,
             seed=seed,
@@ -243,6 +248,7 @@ def _standing(comparison: Comparison, entry: Entry) -> Standing:
         itl_p99_s=median(outcome.itl_p99_s for outcome in outcomes),
         scale_events=median(outcome.scale_events for outcome in outcomes),
         direction_changes=median(outcome.direction_changes for outcome in outcomes),
+        wakes=median(outcome.wakes for outcome in outcomes),
     )
 
 
@@ -262,13 +268,14 @@ def _course(trial: Trial, run: Run) -> Course:
     bins = max(math.ceil(workload.duration_s / bin_s), 1)
     bin_of = np.minimum((requests.arrival_s / bin_s).astype(np.int64), bins - 1)
     met = within(requests.arrival_s, requests.first_s, requests.done_s, requests.output, trial.limits)
-    billed = run.timeline.billed
+    timeline, sleep = run.timeline, trial.sleep
+    billed = timeline.billed if sleep is None else timeline.billed + sleep.asleep_share * timeline.asleep
     changes = np.flatnonzero(np.diff(billed, prepend=-1))
     return Course(
         bin_s=bin_s,
         arrived=np.bincount(bin_of, minlength=bins),
         missed=np.bincount(bin_of[~met], minlength=bins),
-        billed=Steps(at_s=run.timeline.at_s[changes], values=billed[changes]),
+        billed=Steps(at_s=timeline.at_s[changes], values=billed[changes]),
         duration_s=workload.duration_s,
         gpus_per_replica=trial.subject.tensor_parallel,
     )

@@ -79,7 +79,7 @@ def our_policy(facts: Facts, *, tuning: Tuning | None = None, calibrated: bool =
 
 
 def our_params(facts: Facts, *, tuning: Tuning | None = None, calibrated: bool = True) -> PolicyParams:
-    timing = facts.timing
+    timing, wake_s = facts.timing, facts.cold_start_s if facts.wake_s is None else facts.wake_s
     return PolicyParams(
         prior=CapacityPrior(
             step_base_s=timing.step_base_s,
@@ -91,7 +91,7 @@ def our_params(facts: Facts, *, tuning: Tuning | None = None, calibrated: bool =
             kv_tokens=timing.kv_tokens,
             max_num_seqs=timing.max_num_seqs,
             cold_start=timedelta(seconds=facts.cold_start_s),
-            wake=timedelta(seconds=facts.cold_start_s),
+            wake=timedelta(seconds=wake_s),
             calibrated=calibrated,
         ),
         slo=Slo(
@@ -177,7 +177,7 @@ def _observation(seen: Seen, before: _Counted, now: _Counted) -> Observation:
         ready=seen.ready,
         starting=seen.starting,
         draining=seen.draining,
-        sleeping=0,
+        sleeping=seen.sleeping,
         starting_age_s=seen.starting_age_s,
         cold_starts_s=seen.cold_starts_s,
         replicas_min=seen.replicas_min,

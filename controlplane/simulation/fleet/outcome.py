@@ -26,7 +26,7 @@ class Outcome:
     itl_attainment: float
     gpu_hours: float
     replicas_mean: float
-    """Billed, from launch to the end of the drain, over the scenario's duration."""
+    """Billed, from launch to the end of the drain, over the scenario's duration; asleep at the share of it."""
     ttft_p50_s: float
     ttft_p99_s: float
     itl_p50_s: float
@@ -37,6 +37,9 @@ class Outcome:
     scale_events: int
     direction_changes: int
     """Changes of the number that went the other way than the one before."""
+    wakes: int = 0
+    asleep_mean: float = 0.0
+    """Replicas that slept, over the scenario's duration."""
 
 
 def outcome_of(policy: str, scenario: Scenario, run: Run, *, ttft_slo_s: float, itl_slo_s: float) -> Outcome:
@@ -65,6 +68,8 @@ def outcome_of(policy: str, scenario: Scenario, run: Run, *, ttft_slo_s: float, 
         preemptions=int(run.fleet.totals[0].counters[PREEMPTIONS]),
         scale_events=len(steps),
         direction_changes=sum((one > 0) != (other > 0) for one, other in itertools.pairwise(steps)),
+        wakes=run.wakes,
+        asleep_mean=float(run.timeline.asleep.sum()) / max(scenario.duration_s, 1.0),
     )
 
 

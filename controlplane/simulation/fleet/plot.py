@@ -66,9 +66,10 @@ def plotted(comparison: Comparison) -> bytes:
     best = next(result for result in comparison.clairvoyants if result.course is not None)
     assert best.course is not None, "chosen for it"
     scale = "" if case.factor == 1.0 else f" x{case.factor:g}"
+    wake = "" if case.sleep is None else f", wake {case.sleep.wake_s:g} s"
     title = (
         f"{case.trace.stem}{'' if case.series is None else f'/{case.series}'}{scale} on {case.subject.model}, "
-        f"{case.subject.tensor_parallel} x {case.subject.gpu}: cold start {case.cold_start_s:g} s, "
+        f"{case.subject.tensor_parallel} x {case.subject.gpu}: cold start {case.cold_start_s:g} s{wake}, "
         f"TTFT {case.limits.ttft_s:g} s, {case.limits.itl_s:g} s per token, seed {best.outcome.seed}"
     )
     return drawing(title, Line(name=CLAIRVOYANT, course=best.course), lines)

@@ -120,15 +120,16 @@ class Seen:
     """What the policy wanted so far: a Deployment's spec.replicas."""
     ready: int
     starting: int
-    """Ordered, not ready yet."""
+    """Ordered or woken, not ready yet."""
     draining: int
     starting_age_s: float
-    """Of the oldest one that starts; 0 without."""
+    """Of the oldest one that starts or wakes; 0 without."""
     cold_starts_s: tuple[float, ...]
-    """Order to ready, of those that became ready since the last look."""
+    """Order to ready, of those that became ready since the last look; who was woken is not among them."""
     replicas_min: int
     replicas_max: int
     metrics: Metrics
+    sleeping: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +151,8 @@ class Facts:
     """Open requests of one replica at that rate."""
     mean_prompt_tokens: float
     mean_output_tokens: float
+    wake_s: float | None = None
+    """Mean time from asleep to ready; None: replicas do not sleep."""
 
 
 class ScalingPolicy(Protocol):

@@ -1,5 +1,6 @@
 """One cell of a comparison: a load on a model, its objectives and cold start, and any policy on it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -8,6 +9,7 @@ from controlplane.simulation.fleet.compiled import Floats
 from controlplane.simulation.fleet.outcome import Outcome, outcome_of
 from controlplane.simulation.fleet.policy import Facts, ScalingPolicy, Seen
 from controlplane.simulation.fleet.profile import Limits, Profile, measure
+from controlplane.simulation.fleet.replicas import Sleep
 from controlplane.simulation.fleet.subject import Subject
 from controlplane.simulation.fleet.workload import Workload
 from controlplane.simulation.fleet.world import Run, Scenario, Span, World
@@ -29,6 +31,9 @@ class Trial:
     limits: Limits
     cold_start_s: float
     cold_start_cv: float = 0.1
+    sleep: Sleep | None = None
+    """None: who is given back goes."""
+    asleep_first: int = 0
     replicas_min: int = 1
     replicas_max: int = 64
     replicas_first: int = 1
@@ -51,6 +56,8 @@ class Trial:
             replicas_first=self.replicas_first,
             cold_start_s=self.cold_start_s,
             cold_start_cv=self.cold_start_cv,
+            sleep=self.sleep,
+            asleep_first=self.asleep_first,
             no_gpus=self.no_gpus,
             no_metrics=self.no_metrics,
             seed=self.seed,
@@ -69,6 +76,7 @@ class Trial:
             replica_concurrency=self.profile.concurrency,
             mean_prompt_tokens=float(self.workload.prompt.mean()),
             mean_output_tokens=float(self.workload.output.mean()),
+            wake_s=None if self.sleep is None else self.sleep.wake_s,
         )
 
 
@@ -80,9 +88,12 @@ def profiled(trial: Trial) -> Trial:
     )
 
 
-def run_policy(trial: Trial, policy: ScalingPolicy) -> tuple[Outcome, Run]:
+def run_policy(
+    trial: Trial, policy: ScalingPolicy, *, asleep_at: Callable[[float], int] | None = None
+) -> tuple[Outcome, Run]:
+    """`asleep_at`: as a `World` has it."""
     scenario = trial.scenario
-    run = World(scenario, policy).run()
+    run = World(scenario, policy, asleep_at).run()
     limits = trial.limits
     return outcome_of(policy.name, scenario, run, ttft_slo_s=limits.ttft_s, itl_slo_s=limits.itl_s), run
 
@@ -107,7 +118,10 @@ class Scheduled:
 
 
 def schedules(trial: Trial) -> list[Schedule]:
-    """The covering model's optimum at each load that a replica may be planned with, the cheapest first."""
+    """The covering model's optimum at each load that a replica may be planned with, the cheapest first.
+
+    Where replicas sleep, also those that do without.
+    """
     work = work_of(trial)
     found = []
     for load in _LOADS:
@@ -118,17 +132,29 @@ def schedules(trial: Trial) -> list[Schedule]:
             work=work,
             replicas_min=trial.replicas_min,
         )
-        found.append(
-            cheapest(
+        for prices in _prices(trial):
+            schedule = cheapest(
                 needed,
                 _BIN_S,
-                Prices(cold_start_s=trial.cold_start_s),
+                prices,
                 replicas_min=trial.replicas_min,
                 replicas_max=trial.replicas_max,
                 duration_s=trial.workload.duration_s,
             )
-        )
+            # With nobody asleep it is the one that does without.
+            if prices.wake_s is None or schedule.wakes:
+                found.append(schedule)
     return sorted(found, key=lambda schedule: schedule.replica_s)
+
+
+def _prices(trial: Trial) -> list[Prices]:
+    sleep, awake = trial.sleep, Prices(cold_start_s=trial.cold_start_s)
+    if sleep is None:
+        return [awake]
+    return [
+        awake,
+        replace(awake, wake_s=sleep.wake_s, asleep_share=sleep.asleep_share, asleep_most=sleep.most),
+    ]
 
 
 def work_of(trial: Trial) -> Floats:
@@ -145,8 +171,8 @@ def clairvoyant(trial: Trial) -> tuple[Outcome, Run]:
     assert trial.profile.rate_rps > 0.0, "a profiled trial, whose single request meets its objectives"
     outcome_run: tuple[Outcome, Run] | None = None
     for schedule in schedules(trial):
-        starting = replace(trial, replicas_first=schedule.wanted_at(0.0))
-        outcome_run = run_policy(starting, Scheduled(schedule=schedule))
+        starting = replace(trial, replicas_first=schedule.wanted_at(0.0), asleep_first=schedule.asleep_at(0.0))
+        outcome_run = run_policy(starting, Scheduled(schedule=schedule), asleep_at=schedule.asleep_at)
         if outcome_run[0].attainment >= trial.limits.percentile:
             return outcome_run
     assert outcome_run is not None, "there is at least one load"

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from controlplane.simulation.fleet.compiled import Ints
 from controlplane.simulation.fleet.policy import Seen
+from controlplane.simulation.fleet.state import ARRIVED, FINISHED, REJECTED
 from controlplane.simulation.fleet.world import Run, Scenario, World
 from tests.unit.fleet_simulation.small_fleets import SMALL, Request
 
@@ -53,3 +55,14 @@ def scenario(load: list[Request], **changed: Any) -> Scenario:
 def played(load: list[Request], wanted: Mapping[float, int], **changed: Any) -> tuple[Run, Script]:
     script = Script(wanted=wanted)
     return World(scenario(load, **changed), script).run(), script
+
+
+def turns(values: Ints) -> dict[int, int]:
+    """Second by second, only where the value changed."""
+    changed = np.flatnonzero(np.diff(values)) + 1
+    return {0: int(values[0]), **{int(second): int(values[second]) for second in changed}}
+
+
+def all_answered(run: Run) -> bool:
+    counters = run.fleet.totals[0].counters
+    return bool(counters[FINISHED] + counters[REJECTED] == counters[ARRIVED] == len(run.fleet.requests))

@@ -23,8 +23,8 @@ def least_of_all(needed: list[int], prices: Prices, replicas_min: int = 0) -> fl
     time more than a sleeper's, wherever they lie before the bin: what no schedule can do cheaper.
     """
     most = max([*needed, replicas_min])
-    sleeping = prices.wake_s is not None
-    states = [(ready, asleep) for ready in range(most + 1) for asleep in range(most + 1 if sleeping else 1)]
+    beds = 0 if prices.wake_s is None else most if prices.asleep_most is None else min(prices.asleep_most, most)
+    states = [(ready, asleep) for ready in range(most + 1) for asleep in range(beds + 1)]
     least = dict.fromkeys(states, 0.0)
     for need in needed:
         after = {}
@@ -67,12 +67,14 @@ def test_no_schedule_is_cheaper(needed: list[int], cold_start_s: float, replicas
     cold_start_s=times_s,
     wake_s=times_s,
     asleep_share=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    asleep_most=st.sampled_from([None, 0, 1, 2]),
 )
 def test_no_schedule_is_cheaper_where_replicas_sleep(
-    needed: list[int], cold_start_s: float, wake_s: float, asleep_share: float
+    needed: list[int], cold_start_s: float, wake_s: float, asleep_share: float, asleep_most: int | None
 ) -> None:
-    prices = Prices(cold_start_s=cold_start_s, wake_s=wake_s, asleep_share=asleep_share)
+    prices = Prices(cold_start_s=cold_start_s, wake_s=wake_s, asleep_share=asleep_share, asleep_most=asleep_most)
     schedule = cheapest(np.array(needed), BIN_S, prices)
+    assert asleep_most is None or schedule.asleep.max() <= asleep_most
     assert schedule.replica_s == pytest.approx(least_of_all(needed, prices))
     holds(schedule, needed, prices, 0)
 

@@ -161,6 +161,22 @@ def test_tuned_peers_come_with_the_knobs_that_the_search_found(requests: Path, t
     assert "(24 tried with a seed of their own)" in result.stderr
 
 
+def test_replicas_that_sleep_are_counted_and_nothing_is_said_of_sleep_without(requests: Path, tmp_path: Path) -> None:
+    out, options = tmp_path / "out.json", ("--policies", "quarterdeck,hpa", "--seeds", "1", "--scale", "20")
+    sleep = ("--wake-time", "3", "--asleep-share", "0.25", "--sleepers-max", "4", "--cold-start", "60")
+    result = simulate(requests, *options, *sleep, "--json", out)
+    assert result.exit_code == 0, result.output
+    assert "sleep      at most 4 that are given back; awake in 3 s, their GPUs counted at 0.25" in result.stderr
+    assert "wakes" in result.stdout
+    for row in rows_of(out):
+        assert (row["wake_time_s"], row["asleep_share"], row["sleepers_max"]) == (3.0, 0.25, 4)
+        assert type(row["wakes"]) is int
+        assert 0.0 <= row["asleep_mean"] <= 4.0
+    assert any(row["asleep_mean"] > 0.0 for row in rows_of(out))
+    assert simulate(requests, *options, "--end", "60", "--json", out).exit_code == 0
+    assert not {"wakes", "asleep_mean", "wake_time_s"} & set(rows_of(out)[0])
+
+
 # -- what it chooses --------------------------------------------------------------------------------------------------
 
 
@@ -236,6 +252,12 @@ def test_a_precision_that_fits_is_chosen_and_said(requests: Path) -> None:
         (("--tp", "3"), ("--tp: found TP3", "--tp 1 fits")),
         (("--precision", "int3"), ("--precision: found int3", "expected one of bf16, fp8, awq")),
         (("--cold-start", "-1"), ("--cold-start: found '-1'",)),
+        (("--wake-time", "soon"), ("--wake-time: found 'soon'",)),
+        (("--wake-time", "30"), ("--wake-time: found 30 s with --cold-start 20, expected at most the cold start",)),
+        (("--wake-time", "1", "--asleep-share", "1.5"), ("--asleep-share: found 1.5, expected a share from 0 to 1",)),
+        (("--wake-time", "1", "--sleepers-max", "0"), ("--sleepers-max: found 0, expected at least 1",)),
+        (("--asleep-share", "0"), ("--asleep-share: found 0 without --wake-time",)),
+        (("--sleepers-max", "2"), ("--sleepers-max: found 2 without --wake-time",)),
         (("--slo-ttft", "0"), ("--slo-ttft: found '0'", "above 0")),
         (("--slo-ttft", "fast", "--slo-itl", "x"), ("2 problems", "--slo-ttft: found 'fast'", "--slo-itl: found 'x'")),
         (("--slo-ttft", "10ms"), ("--slo-ttft: found 0.01 s, expected at least 0.0", "alone on a replica")),

@@ -10,25 +10,13 @@ from hypothesis import strategies as st
 
 from controlplane.simulation.fleet.outcome import outcome_of
 from controlplane.simulation.fleet.routing import SHORTEST_QUEUE
-from controlplane.simulation.fleet.state import ARRIVED, FINISHED, REJECTED
-from controlplane.simulation.fleet.world import Run, Span, World
-from tests.unit.fleet_simulation.scripted import Script, played, scenario
+from controlplane.simulation.fleet.world import Span, World
+from tests.unit.fleet_simulation.scripted import Script, all_answered, played, scenario, turns
 from tests.unit.fleet_simulation.small_fleets import SMALL, figures, seeded_load
 
 ONE = [(0.5, 10, 10)]
 LONG = 3000
 """Tokens of output that take about 77 s alone (a step grows from 10.5 to 41 ms)."""
-
-
-def turns(values: np.ndarray) -> dict[int, int]:
-    """Second by second, only where the value changed."""
-    changed = np.flatnonzero(np.diff(values)) + 1
-    return {0: int(values[0]), **{int(second): int(values[second]) for second in changed}}
-
-
-def all_answered(run: Run) -> bool:
-    counters = run.fleet.totals[0].counters
-    return bool(counters[FINISHED] + counters[REJECTED] == counters[ARRIVED] == len(run.fleet.requests))
 
 
 # -- starting ---------------------------------------------------------------------------------------------------------
