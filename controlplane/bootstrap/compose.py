@@ -22,21 +22,23 @@ from controlplane.adapters.launchers.local.launcher import LocalLauncher
 from controlplane.adapters.selfmetrics import SelfMetrics
 from controlplane.adapters.sitefile.secrets import resolve_secret
 from controlplane.adapters.system import SystemClock, SystemRng, UuidIds
-from controlplane.adapters.telemetry.collector import TelemetryCollector
+from controlplane.adapters.telemetry.collector import GLANCE_PERIOD, TelemetryCollector
 from controlplane.adapters.telemetry.direct import DirectEngines, DirectNodes
 from controlplane.adapters.telemetry.ports import EngineSource, NodeSource
 from controlplane.api.context import ApiContext, LoopAnswer, ReplayAnswer
 from controlplane.api.wire import REPLAYED_MAX
+from controlplane.autoscaler.reconciler import LOOP as AUTOSCALER
 from controlplane.autoscaler.reconciler import AutoscalerReconciler
 from controlplane.autoscaler.replay import replay_all
 from controlplane.bootstrap.loops import (
-    AUTOSCALER_PACE,
     FLEET_PACE,
     GATEWAY_PACE,
     HOUSEKEEPING_PACE,
     REPLICAS_PACE,
     Beat,
     Housekeeping,
+    autoscaler_pace,
+    gateway_after,
 )
 from controlplane.bootstrap.site_work import SiteWork
 from controlplane.domain.deployment import Deployment
@@ -89,6 +91,7 @@ def put_together(
     engines = HttpEngines()
     gateway = HaproxyGateway(state_dir=state_dir, site_mark=mark, clock=clock, key_source=_secret)
     engine_source, node_source = _sources(site, clock, gpu_states)
+    hints, counting = HintBoard(LOOPS), _Counting(metrics)
     telemetry = TelemetryCollector(
         store=store,
         engines=engine_source,
@@ -97,8 +100,9 @@ def put_together(
         clock=clock,
         spec=site.telemetry,
         metrics=metrics,
+        arrivals=gateway.arrivals,
+        on_gateway=lambda: hints.hint(AUTOSCALER),
     )
-    hints, counting = HintBoard(LOOPS), _Counting(metrics)
     paced: Sequence[tuple[Reconciler, Pace]] = (
         (FleetReconciler(store=store, telemetry=telemetry, clock=clock), FLEET_PACE),
         (
@@ -118,7 +122,7 @@ def put_together(
         (GatewayReconciler(store, gateway, clock, site_work.gateway_spec), GATEWAY_PACE),
         (
             AutoscalerReconciler(store=store, telemetry=telemetry, clock=clock, hints=hints, observer=counting),
-            AUTOSCALER_PACE,
+            autoscaler_pace(site.telemetry.interval),
         ),
         (Housekeeping(store=store, clock=clock), HOUSEKEEPING_PACE),
     )
@@ -139,8 +143,15 @@ def put_together(
         hints.subscribe(driver.name, driver.hint)
     slo = SloMeter()
     measuring = _Measuring(telemetry, store, slo)
+    interval = site.telemetry.interval
     beats = {
-        "telemetry": Beat(body=measuring.round, period=site.telemetry.interval, clock=clock),
+        "telemetry": Beat(body=measuring.round, period=interval, clock=clock),
+        "gateway-telemetry": Beat(
+            body=telemetry.watch_gateway,
+            period=min(interval, GLANCE_PERIOD),
+            clock=clock,
+            after=gateway_after(interval),
+        ),
         "site": Beat(body=site_work.follow, period=FOLLOW_PERIOD, clock=clock),
     }
     services = tuple(

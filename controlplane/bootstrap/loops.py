@@ -1,6 +1,7 @@
 """The loops and their paces. Each figure has its reason beside it."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
@@ -15,7 +16,7 @@ REPLICAS_PACE: Final = Pace(
     claim_ttl=timedelta(seconds=45),
 )
 AUTOSCALER_PACE: Final = Pace(
-    period=timedelta(seconds=1),  # the scrape interval: sooner there is nothing new to see
+    period=timedelta(seconds=2),  # each round of the gateway's telemetry hints; this is for rounds that do not come
     deadline=timedelta(seconds=10),
     floor=timedelta(milliseconds=500),
 )
@@ -35,6 +36,13 @@ HOUSEKEEPING_PACE: Final = Pace(
     claim_ttl=timedelta(seconds=90),
 )  # fmt: skip
 
+ROUNDS_MISSED: Final = 2
+"""The autoscaler ticks without a hint after so many scrape intervals: a period as long as the interval would end just
+before the next hint, and every round would cost two ticks."""
+GATEWAY_AFTER_MAX: Final = timedelta(milliseconds=250)
+"""How long after the engines the gateway is asked. By then the pages of some hundred engines are read, so the tick that
+follows sees fresh ones and does not wait for the event loop."""
+
 EVENTS_KEPT: Final = timedelta(days=30)
 """A month, to answer questions after an incident; the audit ledger is another thing and keeps everything."""
 DECISIONS_KEPT: Final = timedelta(days=14)
@@ -43,6 +51,16 @@ TICKS_KEPT: Final = timedelta(days=2)
 """For finding out why a loop failed; the metrics keep the rates."""
 
 _SITE: Final = "site"
+
+
+def autoscaler_pace(interval: timedelta) -> Pace:
+    """For a site that is measured so often."""
+    return replace(AUTOSCALER_PACE, period=max(AUTOSCALER_PACE.period, ROUNDS_MISSED * interval))
+
+
+def gateway_after(interval: timedelta) -> timedelta:
+    """A quarter of the interval at most: the engines' next round is then three quarters away."""
+    return min(interval / 4, GATEWAY_AFTER_MAX)
 
 
 class Housekeeping:
@@ -71,10 +89,19 @@ class Housekeeping:
 class Beat:
     """A loop that every instance runs for itself, without claims: measuring, following the site. Runs as a service."""
 
-    def __init__(self, *, body: Callable[[], Awaitable[object]], period: timedelta, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        body: Callable[[], Awaitable[object]],
+        period: timedelta,
+        clock: Clock,
+        after: timedelta = timedelta(0),
+    ) -> None:
+        """`after`: how long the first one waits. Beats of one period keep such a distance unless one overruns."""
         self._body = body
         self._period = period
         self._clock = clock
+        self._after = after
         self._stopping = False
 
     def stop(self) -> None:
@@ -82,8 +109,11 @@ class Beat:
 
     async def run(self) -> None:
         """The body handles its own failures; a period that the body overran is not made up for."""
+        due_s = self._clock.monotonic() + self._after.total_seconds()
+        if self._after:
+            await self._clock.sleep(self._after)
         while not self._stopping:
-            started_s = self._clock.monotonic()
             await self._body()
-            spent = timedelta(seconds=self._clock.monotonic() - started_s)
-            await self._clock.sleep(max(self._period - spent, timedelta(0)))
+            now_s = self._clock.monotonic()
+            due_s = max(due_s + self._period.total_seconds(), now_s)
+            await self._clock.sleep(timedelta(seconds=due_s - now_s))

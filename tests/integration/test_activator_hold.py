@@ -54,6 +54,7 @@ async def test_held_then_released_in_order(lab: Lab, filler_bytes: int) -> None:
         await held(lab, number + 1)
     before = await route(lab)
     assert (before.arrivals_total, before.servers_up, before.in_flight) == (20, 0, 0)
+    assert list((await lab.gateway.arrivals()).values()) == [20], "held ones too"
     replica = await lab.replica("r0")
     await lab.serve("embed", replica)
     answers = await asyncio.gather(*asking)

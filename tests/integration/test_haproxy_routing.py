@@ -228,6 +228,8 @@ async def test_a_replicas_errors_pass_through(lab: Lab) -> None:
     name = next(iter(before))
     assert after[name].responses_5xx_total - before[name].responses_5xx_total == 2
     assert after[name].arrivals_total - before[name].arrivals_total == 2
+    counted = await lab.gateway.arrivals()
+    assert counted[name] == after[name].arrivals_total, "a glance tells what a sample tells"
 
 
 async def test_a_silent_replica_outlasts_no_client_timeout_and_streams_unbuffered(lab: Lab) -> None:

@@ -205,6 +205,7 @@ class VllmSite:
     async def turn(self) -> None:
         """Measure, then one tick of each loop."""
         await self.telemetry.round()
+        await self.telemetry.gateway_round()
         await self.replicas.tick(CHAT, await self._claim(f"replicas/{CHAT}"))
         self._note_leaders()
         try:

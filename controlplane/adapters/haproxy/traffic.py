@@ -69,6 +69,12 @@ async def read_sample(paths: GatewayPaths, now: datetime) -> GatewaySample:
     )
 
 
+async def count_arrivals(paths: GatewayPaths) -> dict[DeploymentName, float]:
+    """What `read_sample` has as `arrivals_total`. RetryableError when HAProxy cannot be asked."""
+    counted = parse_counted(await ask(paths.admin_socket, "show table arrivals"))
+    return {name: each.arrivals for name, each in counted.items()}
+
+
 async def old_rows(paths: GatewayPaths) -> tuple[StatRow, ...]:
     """Servers with requests on workers that a reload left behind. Usually none, at the price of one short question."""
     processes = parse_processes(await ask(paths.master_socket, "show proc"))

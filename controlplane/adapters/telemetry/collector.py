@@ -1,4 +1,8 @@
-"""The loop that keeps the latest of everything measured. Every instance scrapes for itself, so it needs no claim."""
+"""Keeps the latest of everything measured. Every instance scrapes for itself, so it needs no claim.
+
+Two beats: engines and nodes, of which a slow one holds up the others; and the gateway, whose counters say first that
+load has changed, and which answers in milliseconds. Between two of its rounds it is asked only how many came.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -9,6 +13,7 @@ from typing import Final
 from controlplane.adapters.selfmetrics import SelfMetrics
 from controlplane.adapters.telemetry.freshness import Held, hold
 from controlplane.adapters.telemetry.ports import EngineSource, EngineTarget, NodeSource
+from controlplane.adapters.telemetry.surprise import Usual, learned
 from controlplane.domain.node import NodeSpec
 from controlplane.domain.replica import ReplicaPhase
 from controlplane.domain.site import TelemetrySpec
@@ -16,7 +21,7 @@ from controlplane.domain.store import Store
 from controlplane.domain.telemetry import EngineSample, GatewaySample, Missing, NodeSample, TelemetrySnapshot
 from controlplane.kernel.effects import Clock
 from controlplane.kernel.errors import QuarterdeckError
-from controlplane.kernel.ids import NodeName, ReplicaName
+from controlplane.kernel.ids import DeploymentName, NodeName, ReplicaName
 from controlplane.kernel.units import format_duration
 
 SCRAPED_PHASES: Final = frozenset(
@@ -25,12 +30,21 @@ SCRAPED_PHASES: Final = frozenset(
 """A starting engine refuses connections until it has loaded; nothing can be learned from that."""
 NODE_PERIOD: Final = timedelta(seconds=2)
 """GPU readings change slowly and cost the driver locks: every second or so is more often than anything acts on them."""
+GLANCE_PERIOD: Final = timedelta(milliseconds=250)
+"""A question for one line per deployment, about a millisecond. A step that can be proven at all is proven in about such
+a time; looking more often would only see less of it."""
 _GATEWAY_DEADLINE: Final = timedelta(seconds=2)
 """The gateway answers its socket in milliseconds."""
 _STORE_DEADLINE: Final = timedelta(seconds=2)
 """Three small reads; when the store takes longer, the targets of the last round are scraped again."""
 
 type GatewaySampler = Callable[[], Awaitable[GatewaySample]]
+type ArrivalCounter = Callable[[], Awaitable[Mapping[DeploymentName, float]]]
+"""The gateway's arrival counters alone."""
+
+
+def _nobody() -> None:
+    """Is told nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +56,9 @@ class Targets:
 
 
 class TelemetryCollector:
-    """Implements Telemetry. `round` is the loop's body; `snapshot` never waits and judges ages at the moment asked.
+    """Implements Telemetry. `snapshot` never waits and judges ages at the moment asked.
 
+    `round` and `watch_gateway` are the bodies of the two beats, which may run at the same time.
     Between rounds only the last value per source is kept; a source that left the store is forgotten at the next round.
     """
 
@@ -59,7 +74,13 @@ class TelemetryCollector:
         clock: Clock,
         spec: TelemetrySpec,
         metrics: SelfMetrics | None = None,
+        arrivals: ArrivalCounter | None = None,
+        on_gateway: Callable[[], None] = _nobody,
     ) -> None:
+        """`arrivals`: what is glanced at between rounds of the gateway; None: nothing.
+
+        `on_gateway` is called after each such round, answered or not, once the snapshot has it.
+        """
         self._store = store
         self._engine_source = engines
         self._node_source = nodes
@@ -67,14 +88,18 @@ class TelemetryCollector:
         self._clock = clock
         self._spec = spec
         self._metrics = metrics
+        self._arrival_counter = arrivals
+        self._on_gateway = on_gateway
         self._targets = Targets()
         self._engines: Mapping[ReplicaName, Held[EngineSample]] = {}
         self._nodes: Mapping[NodeName, Held[NodeSample]] = {}
         self._nodes_due_s = float("-inf")
         self._gateway: Held[GatewaySample] = _never_asked(clock.now())
+        self._gateway_due_s = float("-inf")
+        self._usual: Mapping[DeploymentName, Usual] = {}
 
     async def round(self) -> str:
-        """Measure everything once; a sentence on how that went. Raises nothing for sources that fail."""
+        """Measure engines and nodes once; a sentence on how that went. Raises nothing for sources that fail."""
         started_s = self._clock.monotonic()
         trouble = ""
         try:
@@ -92,11 +117,34 @@ class TelemetryCollector:
         )
 
     async def collect(self, targets: Targets) -> None:
-        """Ask every target, the nodes if they are due, and the gateway, all at the same time."""
+        """Ask every engine, and the nodes if they are due, all at the same time."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._collect_engines(targets.engines), name="telemetry-engines")
             group.create_task(self._collect_nodes(targets.nodes), name="telemetry-nodes")
-            group.create_task(self._collect_gateway(), name="telemetry-gateway")
+
+    async def watch_gateway(self) -> None:
+        """Every GLANCE_PERIOD: a round of the gateway when one is due, and at once when more came than lately."""
+        now_s, interval_s = self._clock.monotonic(), self._spec.interval.total_seconds()
+        # Half a period of grace: a beat that came a little early is the one that was meant.
+        if now_s >= self._gateway_due_s - GLANCE_PERIOD.total_seconds() / 2.0:
+            next_s = self._gateway_due_s + interval_s
+            self._gateway_due_s = next_s if next_s > now_s else now_s + interval_s
+        elif not await self._is_surprised():
+            return
+        await self.gateway_round()
+
+    async def gateway_round(self) -> None:
+        """Ask the gateway once, then say so. Raises nothing when it does not answer: that is a reading too."""
+        started_s = self._clock.monotonic()
+        result = await self._ask_gateway()
+        if isinstance(result, GatewaySample):
+            self._usual = {
+                name: learned(self._usual.get(name), route.arrivals_total, result.at.timestamp())
+                for name, route in result.routes.items()
+            }
+        self._gateway = _hold(self._gateway, result, "gateway", self._clock.now())
+        self._report("gateway", {"gateway": result}, started_s)
+        self._on_gateway()
 
     def snapshot(self) -> TelemetrySnapshot:
         now = self._clock.now()
@@ -167,12 +215,6 @@ class TelemetryCollector:
         }
         self._report("nodes", results, started_s)
 
-    async def _collect_gateway(self) -> None:
-        started_s = self._clock.monotonic()
-        result = await self._ask_gateway()
-        self._gateway = _hold(self._gateway, result, "gateway", self._clock.now())
-        self._report("gateway", {"gateway": result}, started_s)
-
     async def _ask_gateway(self) -> GatewaySample | Missing:
         if self._gateway_sampler is None:
             return Missing("no gateway is configured")
@@ -183,6 +225,18 @@ class TelemetryCollector:
             return Missing(str(error))
         except TimeoutError:
             return Missing(f"the gateway did not answer within {format_duration(_GATEWAY_DEADLINE)}")
+
+    async def _is_surprised(self) -> bool:
+        if self._arrival_counter is None:
+            return False
+        at_s = self._clock.now().timestamp()
+        try:
+            async with asyncio.timeout(GLANCE_PERIOD.total_seconds()):
+                counted = await self._arrival_counter()
+        except (QuarterdeckError, TimeoutError):
+            # The next round tells what the matter is.
+            return False
+        return any(usual.is_exceeded(counted[name], at_s) for name, usual in self._usual.items() if name in counted)
 
     def _report[K, T](self, kind: str, results: Mapping[K, T | Missing], started_s: float) -> None:
         if self._metrics is None:

@@ -49,26 +49,40 @@ def test_what_explains_an_incident_is_kept_longest() -> None:
     assert TICKS_KEPT < DECISIONS_KEPT < EVENTS_KEPT
 
 
-async def test_a_beat_keeps_its_period_whatever_its_body_takes() -> None:
-    clock = FakeClock()
+class Hurrying(FakeClock):
+    """Sleeping is moving on, and always a little late, as on a busy machine."""
+
+    def __init__(self, late: timedelta = timedelta(0)) -> None:
+        super().__init__()
+        self._late = late
+
+    async def sleep(self, duration: timedelta) -> None:
+        self.jump(duration + self._late)
+
+
+async def beaten(clock: Hurrying, *took_s: float, after: timedelta = timedelta(0)) -> list[float]:
+    """When the body of a beat of two seconds began, if it takes so long each time."""
     begun: list[float] = []
 
     async def body() -> None:
-        begun.append(clock.monotonic())
-        clock.jump(timedelta(seconds=(0.5, 4.0, 0.0, 0.0)[len(begun) - 1]))
-        if len(begun) == 4:
+        begun.append(round(clock.monotonic(), 3))
+        clock.jump(timedelta(seconds=took_s[len(begun) - 1]))
+        if len(begun) == len(took_s):
             beat.stop()
 
-    class Hurrying(FakeClock):
-        async def sleep(self, duration: timedelta) -> None:
-            clock.jump(duration)
-
-        def monotonic(self) -> float:
-            return clock.monotonic()
-
-    beat = Beat(body=body, period=timedelta(seconds=2), clock=Hurrying())
+    beat = Beat(body=body, period=timedelta(seconds=2), clock=clock, after=after)
     await beat.run()
-    assert begun == [0.0, 2.0, 6.0, 8.0]
+    return begun
+
+
+async def test_a_beat_keeps_its_period_whatever_its_body_takes() -> None:
+    assert await beaten(Hurrying(), 0.5, 4.0, 0.0, 0.0) == [0.0, 2.0, 6.0, 8.0]
+
+
+async def test_two_beats_of_one_period_keep_their_distance() -> None:
+    late = timedelta(milliseconds=10)
+    assert await beaten(Hurrying(late), 0.5, 0.1, 0.1, 0.1) == [0.0, 2.01, 4.01, 6.01]
+    assert await beaten(Hurrying(late), 0.0, 0.0, 0.0, 0.0, after=timedelta(seconds=0.25)) == [0.26, 2.26, 4.26, 6.26]
 
 
 async def test_everything_is_put_together_and_nothing_runs_yet(tmp_path: Path) -> None:
@@ -85,7 +99,7 @@ async def test_everything_is_put_together_and_nothing_runs_yet(tmp_path: Path) -
     )
     try:
         assert {driver.name for driver in parts.drivers} == LOOPS
-        assert {service.name for service in parts.services} == LOOPS | {"telemetry", "site"}
+        assert {service.name for service in parts.services} == LOOPS | {"telemetry", "gateway-telemetry", "site"}
         assert parts.context.gateway_url == "http://127.0.0.1:9123"
         assert "quarterdeck_build_info" in parts.context.metrics()
         answer = await parts.context.replay(None, 10)
