@@ -154,6 +154,7 @@ def _inputs(view: Stance) -> Section:
 
 def _learned(params: PolicyParams, view: View) -> Section:
     state, workload, factor = view.state, view.capacity.workload, view.capacity.timing.slowness
+    scatter = view.capacity.dispersion
     starts = state.cold_starts_s
     told = ", ".join(f"{start:.1f}s" for start in starts[-4:]) or "none measured yet"
     modelled = "measured figures" if params.prior.calibrated else "figures derived from the hardware"
@@ -169,6 +170,7 @@ def _learned(params: PolicyParams, view: View) -> Section:
                 name="output_tokens", value=workload.output_tokens,
                 text=f"{workload.output_tokens:.0f} in the mean answer",
             ),
+            Fact(name="dispersion", value=scatter, text=f"arrivals scatter {scatter:.1f} times as much as Poisson's"),
             Fact(name="slowness", value=factor, text=f"steps x{factor:.2f} of the {modelled}"),
             Fact(name="discount", value=state.discount, text=f"{state.discount:.0%} of the modelled capacity"),
             Fact(name="cold_starts", value=float(len(starts)), text=f"the last: {told}"),
@@ -196,6 +198,8 @@ def _demand_facts(demand: Demand | None, ahead_s: float, share: float) -> Iterat
     yield Fact(name="level_rps", value=demand.level_rps, text=f"{demand.level_rps:.2f} req/s over {over}")
     burst = f"{demand.burst_rps:.2f} req/s proven for the last {in_seconds(demand.burst_s)}"
     yield Fact(name="burst_rps", value=demand.burst_rps, text=burst if demand.burst_rps > 0.0 else "no change point")
+    peak = f"{demand.peak_rps:.2f} req/s was the most of late" if demand.peak_rps > 0.0 else "no peak of late"
+    yield Fact(name="peak_rps", value=demand.peak_rps, text=peak)
     rise = f"{round(demand.rise_rps, 2) + 0.0:+.2f} req/s on top expected in {ahead}"
     yield Fact(name="rise_rps", value=demand.rise_rps, text=rise)
     error = f"such expectations were {demand.error:.0%} off here" if demand.error else "nobody judges the expectation"

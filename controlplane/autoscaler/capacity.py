@@ -14,8 +14,9 @@ prompts stall it, as many more as a compound Poisson count has at the objective'
 room than long ones. Every limit (gap, KV cache, sequences, time to first token) bounds x. Form and coefficients: NVIDIA
 aiconfigurator; how near the simulator this comes: `python -m benchmarks capacity` (docs/autoscaling.md).
 
-Replicas pool their luck: the number of open requests varies like a Poisson count (M/G/inf), so n replicas plan for a
-mean that lies z standard deviations below n times the largest batch; the more replicas, the less is lost to variation.
+Replicas pool their luck: the number of open requests varies like a Poisson count (M/G/inf), or as many times more as
+arrivals are measured to scatter (`scatter`), so n replicas plan for a mean that lies z standard deviations below n
+times the largest batch; the more replicas, the less is lost to variation.
 """
 
 import math
@@ -25,6 +26,7 @@ from statistics import NormalDist
 from typing import Final
 
 from controlplane.autoscaler.model import PolicyParams, PolicyState, Tuning
+from controlplane.autoscaler.scatter import overdispersion
 
 SEQUENCES: Final = "sequences"
 _REPLICAS_SEARCHED: Final = 1 << 20
@@ -77,6 +79,9 @@ class Capacity:
     limit: str
     """That limit, for people: `inter-token`, `KV cache`, `sequences`, `utilisation`, `first token`."""
     concurrency_z: float
+    """Standard deviations of a Poisson count: more where arrivals scatter more."""
+    dispersion: float
+    """Index of dispersion of arrivals, 1 for Poisson."""
     discount: float
 
     def fleet_rps(self, replicas: int) -> float:
@@ -113,13 +118,16 @@ def capacity(params: PolicyParams, state: PolicyState) -> Capacity:
     workload = mean_request(params, state)
     timing = replica_timing(params, workload, slowness(params.tuning, state))
     batch_max, limit = _first_limit(params, timing, workload)
+    # A full batch is a cliff, behind which requests queue; the other limits are slopes.
+    dispersion = overdispersion(state.scatter, params.tuning)
+    spread_z = _normal_quantile(_percentile(params)) if limit == SEQUENCES else params.tuning.concurrency_z
     return Capacity(
         timing=timing,
         workload=workload,
         batch_max=batch_max,
         limit=limit,
-        # A full batch is a cliff, behind which requests queue; the other limits are slopes.
-        concurrency_z=_normal_quantile(_percentile(params)) if limit == SEQUENCES else params.tuning.concurrency_z,
+        concurrency_z=spread_z * math.sqrt(dispersion),
+        dispersion=dispersion,
         discount=state.discount,
     )
 

@@ -5,10 +5,10 @@ right for every load: a short mean follows a turn and shivers, a long one is cal
 and overshoots at its end. So each is judged, again and again: what it would have said one lead ago for now, against
 what came. The blend weighs them by the inverse square of their mean squared error, and its own error on this load, not
 an assumption about it, is the width of the band. What an expert cannot know, a step, the change point of
-`forecast` tells.
+`forecast` tells; and a peak that was just there is not forgotten before it has stayed away for a while.
 
 Errors are differences of logarithms: 10 % at night count like 10 % at noon. The scatter that arrivals have in
-themselves (Poisson) is taken off: what it asks of capacity is in the capacity model.
+themselves is taken off: what it asks of capacity is in the capacity model.
 """
 
 import math
@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from controlplane.autoscaler.forecast import Demand, change_point, dispersion, window_s
-from controlplane.autoscaler.model import Bucket, ForecastErrors, Tuning
+from controlplane.autoscaler.model import Bucket, ForecastErrors, Peak, Tuning
 
 _MEANS = (0.1, 0.33, 1.0)
 _LINES = (0.33, 0.67, 1.0)
@@ -67,8 +67,13 @@ def first_errors(at_s: float) -> ForecastErrors:
     return ForecastErrors(judged_s=at_s, weight_s=0.0, squares=(0.0,) * (EXPERTS + 1))
 
 
-def judged(errors: ForecastErrors, buckets: Sequence[Bucket], lead_s: float, tuning: Tuning) -> ForecastErrors:
-    """After one more look at how each expert, and the blend, would have done one lead ago; at most once a bucket."""
+def judged(
+    errors: ForecastErrors, buckets: Sequence[Bucket], lead_s: float, tuning: Tuning, *, dispersion: float = 1.0
+) -> ForecastErrors:
+    """After one more look at how each expert, and the blend, would have done one lead ago; at most once a bucket.
+
+    `dispersion`: of arrivals, over that of Poisson counts. What scatter explains is no error of an expert.
+    """
     if len(buckets) < _POINTS_MIN:
         return errors
     # The newest bucket may still grow.
@@ -84,12 +89,22 @@ def judged(errors: ForecastErrors, buckets: Sequence[Bucket], lead_s: float, tun
     said.append(_blended(said, errors, tuning))
     passed_s = min(end_s - errors.judged_s, lead_s)
     keep = math.exp(-passed_s / max(tuning.judged_memory_leads * lead_s, tuning.judged_memory_min_s))
-    noise = 1.0 / (arrivals + 1.0)
+    noise, most = dispersion / (arrivals + 1.0), tuning.error_most**2
     squares = tuple(
-        square * keep + passed_s * max(_log_ratio(arrivals, rate * seconds) ** 2 - noise, 0.0)
+        square * keep + passed_s * min(max(_log_ratio(arrivals, rate * seconds) ** 2 - noise, 0.0), most)
         for square, rate in zip(errors.squares, said, strict=True)
     )
-    return ForecastErrors(judged_s=end_s, weight_s=errors.weight_s * keep + passed_s, squares=squares)
+    return ForecastErrors(
+        judged_s=end_s,
+        weight_s=errors.weight_s * keep + passed_s,
+        squares=squares,
+        peaks=_peaks(errors.peaks, Peak(at_s=end_s, rate_rps=arrivals / seconds), end_s - tuning.recall_leads * lead_s),
+    )
+
+
+def _peaks(peaks: Sequence[Peak], newest: Peak, since_s: float) -> tuple[Peak, ...]:
+    higher = (peak for peak in peaks if peak.at_s > since_s and peak.rate_rps > newest.rate_rps)
+    return (*higher, newest)
 
 
 def expect(buckets: Sequence[Bucket], errors: ForecastErrors, lead_s: float, tuning: Tuning) -> Demand | None:
@@ -111,6 +126,8 @@ def expect(buckets: Sequence[Bucket], errors: ForecastErrors, lead_s: float, tun
     now = level if young else next(_said(window, end_s, lead_s, tuning))
     burst, burst_s = change_point(window, level + tuning.burst_z * sd, spread, length_s, tuning)
     error = _error(errors, lead_s, tuning)
+    since_s = end_s - tuning.recall_leads * lead_s
+    seen_rps = max(burst, *(peak.rate_rps for peak in errors.peaks if peak.at_s > since_s), 0.0)
     return Demand(
         level_rps=level,
         window_s=taken_s,
@@ -118,8 +135,9 @@ def expect(buckets: Sequence[Bucket], errors: ForecastErrors, lead_s: float, tun
         burst_s=burst_s,
         rise_rps=ahead - level,
         error=error,
-        up_rps=max(ahead * math.exp(tuning.up_z * error) + tuning.up_z * sd, burst),
-        keep_rps=max(max(ahead, now) * math.exp(tuning.keep_z * error) + tuning.keep_z * sd, burst),
+        peak_rps=seen_rps,
+        up_rps=max(ahead * math.exp(tuning.up_z * error) + tuning.up_z * sd, seen_rps),
+        keep_rps=max(max(ahead, now) * math.exp(tuning.keep_z * error) + tuning.keep_z * sd, seen_rps),
     )
 
 

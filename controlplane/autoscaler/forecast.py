@@ -28,6 +28,8 @@ class Demand:
     burst_s: float
     rise_rps: float
     """What is expected to come on top of the level until the horizon; below 0 when it falls."""
+    peak_rps: float = 0.0
+    """The highest rate of late, `burst_rps` among them; 0 where nobody recalls."""
     error: float = 0.0
     """Of the expectation: standard deviation of its logarithm, as judged on this load; 0 where nobody judged."""
     up_rps: float

@@ -12,11 +12,13 @@ from controlplane.autoscaler.model import (
     Observation,
     PolicyParams,
     PolicyState,
+    Scatter,
     Slowness,
     TokenMemory,
     Trust,
     Tuning,
 )
+from controlplane.autoscaler.scatter import overdispersion, scattered
 
 _OVERDUE_LEADS = 3.0
 """A start that takes this many times the expected is stuck, not slow: planning further ahead for it helps nobody."""
@@ -37,6 +39,7 @@ def first_state(params: PolicyParams, observation: Observation) -> PolicyState:
         last_request_s=observation.at_s,
         cold_starts_s=(),
         errors=first_errors(observation.at_s),
+        scatter=Scatter(),
         tokens=TokenMemory(),
         slowness=Slowness(mean=0.0, variance=sd * sd),
         attainment=AttainmentMemory(),
@@ -77,7 +80,15 @@ def learn(params: PolicyParams, observation: Observation, state: PolicyState) ->
             lead_s=reach,
             tuning=tuning,
         )
-        seen = replace(seen, buckets=buckets, errors=judged(state.errors, buckets, reach, tuning))
+        scatter = scattered(
+            state.scatter,
+            arrivals=observation.arrivals,
+            seconds=observation.arrivals_seconds,
+            served_s=_served_s(params, seen),
+            tuning=tuning,
+        )
+        errors = judged(state.errors, buckets, reach, tuning, dispersion=overdispersion(scatter, tuning))
+        seen = replace(seen, buckets=buckets, errors=errors, scatter=scatter)
     return replace(seen, slowness=_slowness(params, observation, seen, elapsed_s))
 
 
@@ -105,8 +116,11 @@ def reach_s(params: PolicyParams, observation: Observation, state: PolicyState) 
 
     What is open at once is what came within a service time: ups and downs that are shorter even out in the batch.
     """
-    served_s = _BUSY_STEP * params.prior.step_base_s * mean_request(params, state).output_tokens
-    return max(lead_s(params, observation, state), min(served_s, params.tuning.reach_max_s))
+    return max(lead_s(params, observation, state), min(_served_s(params, state), params.tuning.reach_max_s))
+
+
+def _served_s(params: PolicyParams, state: PolicyState) -> float:
+    return _BUSY_STEP * params.prior.step_base_s * mean_request(params, state).output_tokens
 
 
 def _tokens(memory: TokenMemory, observation: Observation, elapsed_s: float, tuning: Tuning) -> TokenMemory:

@@ -14,7 +14,7 @@ from controlplane.domain.deployment import CapacityPrior
 from controlplane.domain.reason import Reason
 from controlplane.domain.slo import Slo
 
-POLICY_NAME: Final = "learned-capacity/2"
+POLICY_NAME: Final = "learned-capacity/3"
 """Name and version. A change that gives another answer on an old record raises the version."""
 
 
@@ -149,10 +149,10 @@ class Tuning:
     """Lower band up to which that short window is then believed; it narrows as the window grows."""
     burst_window_share: float = 0.25
     """The longest `short` window, as a share of the long one."""
-    up_z: float = 0.8
+    up_z: float = 0.95
     """Upper band for ordering, in standard deviations of the forecast's own error: what a replica too many costs for
     a lead against what missed requests cost, settled on synthetic days (docs/autoscaling.md)."""
-    keep_z: float = 0.8
+    keep_z: float = 0.95
     """Upper band for giving back. The hysteresis is in the hold time, and in taking the larger of now and ahead."""
     trend_z: float = 1.0
     """Only the part of a rising trend that exceeds its own standard error counts; a falling one never does."""
@@ -174,6 +174,22 @@ class Tuning:
     error_prior_s: float = 30.0
     error_floor: float = 0.03
     """Experts that are better than this are equals."""
+    error_most: float = 0.5
+    """A surprise counts at most this much: after a start from nothing (a factor of 40) no band would be left that means
+    anything."""
+    recall_leads: float = 0.4
+    """A peak of the last so many leads may come again before a replica that is ordered then is ready."""
+    # -- scatter
+    scatter_least_s: float = 10.0
+    """Bursts of Azure's 2023 code trace last some ten seconds (`controlplane/simulation/fleet/rates.py`)."""
+    scatter_most_s: float = 30.0
+    scatter_memory_s: float = 900.0
+    scatter_z: float = 1.0
+    """Standard deviations of a span's rate, beyond Poisson's, that capacity is held for."""
+    scatter_proof_z: float = 2.0
+    """Standard errors by which the measured scatter must exceed Poisson's: steady arrivals must not pay for chance."""
+    scatter_max: float = 400.0
+    """Beyond it a load is a handful of bursts, whose number says nothing."""
     # -- giving back
     hold_leads: float = 0.3
     """Ski rental without a forecast keeps a replica for as long as its start takes; here the need is already the larger
@@ -183,6 +199,8 @@ class Tuning:
     hold_floor_s: float = 60.0
     """Never below what the last minute needed."""
     hold_least_s: float = 15.0
+    first_hold_leads: float = 3.0
+    """Nobody who has just begun to watch knows what a load comes back to; up to window_max_s."""
     hold_coverage: float = 0.8
     """Share of the hold time that must have been seen: blindness is not calm."""
     # -- capacity
@@ -198,7 +216,8 @@ class Tuning:
     """The fifth percentile of output lengths over their mean, lognormal with the 0.77 of the same trace: short answers
     have the fewest tokens to spread a stall over."""
     concurrency_z: float = 1.3
-    """Spread of open requests that a fleet is sized for, in standard deviations of a Poisson count."""
+    """Spread of open requests that a fleet is sized for, in standard deviations: Poisson's times the root of the
+    index of dispersion."""
     utilization_max: float = 0.9
     """Of a replica's time, whatever the SLO allows: at 1 its queue has no bound."""
     kv_fill: float = 0.85
@@ -262,6 +281,14 @@ class Bucket:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Peak:
+    """A rate that nothing later has exceeded."""
+
+    at_s: float
+    rate_rps: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ForecastErrors:
     """How well each expert of `experts`, and their blend (last), did on this load: exponentially forgotten."""
 
@@ -271,6 +298,27 @@ class ForecastErrors:
     """Seconds of judging behind the sums."""
     squares: tuple[float, ...]
     """Squared differences of logarithms times seconds."""
+    peaks: tuple[Peak, ...] = ()
+    """Of the rates that forecasts were compared with: falling, since a later and higher one makes earlier ones moot."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scatter:
+    """Differences between neighbouring spans of arrivals, exponentially forgotten, beside what Poisson would have."""
+
+    seconds: float = 0.0
+    arrivals: float = 0.0
+    """Of the span that still grows."""
+    before_s: float = 0.0
+    """Length of the span before it; 0: there is none."""
+    before: float = 0.0
+    """Arrivals in it."""
+    newest_square: float = 0.0
+    newest_poisson: float = 0.0
+    """Of the last comparison, which does not count before the next one."""
+    squares: float = 0.0
+    poisson: float = 0.0
+    compared: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -321,6 +369,7 @@ class PolicyState:
     """When somebody last waited for an answer, or when watching began."""
     cold_starts_s: tuple[float, ...]
     errors: ForecastErrors
+    scatter: Scatter
     tokens: TokenMemory
     slowness: Slowness
     attainment: AttainmentMemory

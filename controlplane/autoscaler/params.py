@@ -40,6 +40,7 @@ def _for_rules(tuning: Tuning, spec: AutoscalingSpec) -> Tuning:
         hold_leads=0.0,
         hold_floor_s=cooldown_s,
         hold_least_s=cooldown_s,
+        first_hold_leads=0.0,
         window_min_s=max(tuning.window_min_s, ahead_s),
         bucket_min_s=max(tuning.bucket_min_s, width_s),
         bucket_max_s=max(tuning.bucket_max_s, width_s),

@@ -23,6 +23,7 @@ from controlplane.autoscaler.model import (
     PolicyState,
     Trust,
 )
+from controlplane.autoscaler.scatter import beyond_poisson
 from controlplane.autoscaler.view import Needs, Stance, View
 from controlplane.domain.reason import Reason
 from controlplane.domain.slo import LatencyTarget
@@ -102,6 +103,8 @@ def _needs(
 ) -> Needs:
     up_rps = demand.up_rps if demand else 0.0
     keep_rps = demand.keep_rps if demand else 0.0
+    up_rps += beyond_poisson(up_rps, believed.dispersion, params.tuning)
+    keep_rps += beyond_poisson(keep_rps, believed.dispersion, params.tuning)
     base = believed.replicas_for(up_rps)
     backlog_rps = _backlog(observation, believed, base) / max(lead, params.tuning.first_window_s)
     return Needs(
@@ -263,12 +266,13 @@ def turned_lately(view: Stance) -> bool:
 
 
 def hold_time_was_seen(params: PolicyParams, view: Stance) -> bool:
-    now_s = view.observation.at_s
+    now_s, tuning = view.observation.at_s, params.tuning
+    least_s = max(view.hold_s, min(tuning.first_hold_leads * view.lead_s, tuning.window_max_s))
     # A bucket that is longer than buckets are is a gap that only the counter spans: what happened in it is not known.
-    most_s = params.tuning.bucket_max_s
+    most_s = tuning.bucket_max_s
     buckets = (bucket for bucket in view.state.buckets if bucket.end_s > now_s - view.hold_s)
     seen_s = sum(min(bucket.seconds, most_s) for bucket in buckets)
-    return now_s - view.state.since_s >= view.hold_s and seen_s >= params.tuning.hold_coverage * view.hold_s
+    return now_s - view.state.since_s >= least_s and seen_s >= tuning.hold_coverage * view.hold_s
 
 
 # -- what is left for the next decision -------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from controlplane.autoscaler.capacity import Capacity, capacity
 from controlplane.autoscaler.learning import first_state
-from controlplane.autoscaler.model import PolicyParams, Slowness, TokenMemory, Tuning
+from controlplane.autoscaler.model import PolicyParams, Scatter, Slowness, TokenMemory, Tuning
 from controlplane.domain.deployment import CapacityPrior
 from controlplane.domain.slo import LatencyTarget, Slo
 from controlplane.testing.autoscaling import make_observation
@@ -149,3 +149,13 @@ def test_longer_outputs_carry_fewer_requests_where_decoding_is_the_limit() -> No
 
 def test_no_demand_needs_nothing() -> None:
     assert capacity_of(PRIOR_8B_B200, make_slo()).replicas_for(0.0) == 0
+
+
+def test_arrivals_that_scatter_need_more_room() -> None:
+    """Sixteen times Poisson's variance: four times its standard deviation."""
+    params = PolicyParams(prior=QWEN3_32B_TP2_H100, slo=slo(3.0, 0.1), decodes=True, idle_after=None)
+    calm = first_state(params, make_observation())
+    wild = replace(calm, scatter=Scatter(squares=16e6, poisson=1e6, compared=1e6))
+    poisson, bursts = capacity(params, calm), capacity(params, wild)
+    assert bursts.concurrency_z == pytest.approx(4.0 * poisson.concurrency_z, rel=0.01)
+    assert all(bursts.fleet_rps(count) < poisson.fleet_rps(count) for count in (1, 2, 4, 16))
