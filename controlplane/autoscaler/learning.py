@@ -71,7 +71,7 @@ def learn(params: PolicyParams, observation: Observation, state: PolicyState) ->
         # Time that was not seen is not idle time.
         seen = replace(seen, last_request_s=observation.at_s)
     if observation.arrivals is not None and observation.arrivals_complete:
-        reach = reach_s(params, observation, seen)
+        reach = reach_s(params, seen, lead_s(params, observation, seen))
         buckets = with_arrivals(
             state.buckets,
             end_s=observation.at_s,
@@ -93,15 +93,12 @@ def learn(params: PolicyParams, observation: Observation, state: PolicyState) ->
 
 
 def lead_s(params: PolicyParams, observation: Observation, state: PolicyState) -> float:
-    """How long a replica ordered now takes to be ready: a high quantile of the measured cold starts.
+    """How long a replica started now takes to be ready: a high quantile of the measured cold starts.
 
-    Until enough were measured, not less than the catalog expects; never less than a start that is still under way. A
-    sleeping replica is woken first, so the wake time counts while there is one.
+    Until enough were measured, not less than the catalog expects; never less than a start that is still under way.
     """
-    tuning, prior = params.tuning, params.prior
-    if observation.sleeping > 0:
-        return max(prior.wake.total_seconds(), tuning.lead_floor_s)
-    expected_s = prior.cold_start.total_seconds()
+    tuning = params.tuning
+    expected_s = params.prior.cold_start.total_seconds()
     measured = sorted(state.cold_starts_s)
     if measured:
         rank = math.ceil(tuning.lead_quantile * len(measured)) - 1
@@ -111,12 +108,22 @@ def lead_s(params: PolicyParams, observation: Observation, state: PolicyState) -
     return max(expected_s, under_way_s, tuning.lead_floor_s)
 
 
-def reach_s(params: PolicyParams, observation: Observation, state: PolicyState) -> float:
+def wake_lead_s(params: PolicyParams) -> float:
+    """How long one that sleeps takes."""
+    return max(params.prior.wake.total_seconds(), params.tuning.lead_floor_s)
+
+
+def next_lead_s(params: PolicyParams, observation: Observation, state: PolicyState) -> float:
+    """Of the next replica: one that sleeps is woken before any is started."""
+    return wake_lead_s(params) if observation.sleeping > 0 else lead_s(params, observation, state)
+
+
+def reach_s(params: PolicyParams, state: PolicyState, lead: float) -> float:
     """How far ahead demand matters: the lead, or where that is shorter the time that a request is served.
 
     What is open at once is what came within a service time: ups and downs that are shorter even out in the batch.
     """
-    return max(lead_s(params, observation, state), min(_served_s(params, state), params.tuning.reach_max_s))
+    return max(lead, min(_served_s(params, state), params.tuning.reach_max_s))
 
 
 def _served_s(params: PolicyParams, state: PolicyState) -> float:

@@ -14,7 +14,7 @@ from controlplane.autoscaler.capacity import Capacity, capacity
 from controlplane.autoscaler.experts import expect
 from controlplane.autoscaler.explain import explain
 from controlplane.autoscaler.forecast import Demand, hold_s
-from controlplane.autoscaler.learning import first_state, lead_s, learn, reach_s
+from controlplane.autoscaler.learning import first_state, lead_s, learn, reach_s, wake_lead_s
 from controlplane.autoscaler.model import (
     Decision,
     LatencyDelta,
@@ -66,8 +66,6 @@ def view_of(params: PolicyParams, observation: Observation, state: PolicyState |
     """Demand, capacity and needs, after the state took note of shortage and of objectives missed without one."""
     learned = learn(params, observation, state or first_state(params, observation))
     lead = lead_s(params, observation, learned)
-    reach = reach_s(params, observation, learned)
-    demand = expect(learned.buckets, learned.errors, reach, params.tuning)
     believed = capacity(params, learned)
     missed = _missed_objective(params, learned)
     slo_need = 0
@@ -77,7 +75,12 @@ def view_of(params: PolicyParams, observation: Observation, state: PolicyState |
         learned = replace(learned, discount=cut, discounted_s=observation.at_s)
         believed = replace(believed, discount=cut)
         slo_need = observation.ready + 1
-    needs = _needs(params, observation, demand, believed, lead, slo_need, learned.kv_usage)
+    demand, needs = _ahead(params, observation, learned, believed, lead, slo_need)
+    within_reach = observation.ready + observation.starting + observation.sleeping
+    if observation.sleeping > 0 and needs.to_order <= within_reach:
+        # Who sleeps covers what may come until a start would be ready, so only the time to wake has to be bridged.
+        lead = wake_lead_s(params)
+        demand, needs = _ahead(params, observation, learned, believed, lead, slo_need)
     if observation.starting > 0 or observation.ready < needs.to_order or observation.work_waiting > observation.ready:
         learned = replace(learned, short_s=observation.at_s)
     return View(
@@ -90,6 +93,14 @@ def view_of(params: PolicyParams, observation: Observation, state: PolicyState |
         needs=needs,
         missed=missed,
     )
+
+
+def _ahead(
+    params: PolicyParams, observation: Observation, state: PolicyState, believed: Capacity, lead: float, slo_need: int
+) -> tuple[Demand | None, Needs]:
+    """What is expected one lead ahead, and what that asks for."""
+    demand = expect(state.buckets, state.errors, reach_s(params, state, lead), params.tuning)
+    return demand, _needs(params, observation, demand, believed, lead, slo_need, state.kv_usage)
 
 
 def _needs(

@@ -12,7 +12,7 @@ from statistics import NormalDist
 from typing import Final
 
 from controlplane.autoscaler.forecast import Demand, estimate, hold_s
-from controlplane.autoscaler.learning import first_state, lead_s, learn
+from controlplane.autoscaler.learning import first_state, learn, next_lead_s
 from controlplane.autoscaler.model import Observation, PolicyState, Trust
 from controlplane.autoscaler.policy import Choice, bounded, choose, next_state
 from controlplane.autoscaler.rule_windows import Measured, is_per_replica, measured, remember
@@ -68,7 +68,7 @@ def rules_stance(params: RulesParams, observation: RulesObservation, state: Rule
     before = state.learned if state is not None else first_state(base, seen)
     elapsed_s = max(seen.at_s - before.at_s, 0.0)
     learned = learn(base, seen, before)
-    lead = lead_s(base, seen, learned)
+    lead = next_lead_s(base, seen, learned)
     memories = remember(params.spec.rules, state.memories if state is not None else (), observation, elapsed_s)
     demand = _expected(params, learned)
     answers = tuple(

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from controlplane.autoscaler.capacity import mean_request, slowness
-from controlplane.autoscaler.learning import first_state, lead_s, learn
+from controlplane.autoscaler.learning import first_state, lead_s, learn, next_lead_s
 from controlplane.autoscaler.model import LatencyDelta, Observation, PolicyParams, PolicyState, Trust
 from controlplane.autoscaler.params import params_for
 from controlplane.testing.autoscaling import make_observation
@@ -65,7 +65,10 @@ def test_a_start_that_takes_longer_stretches_the_lead_up_to_a_bound() -> None:
 
 
 def test_a_sleeping_replica_needs_only_its_wake_time() -> None:
-    assert lead_s(PARAMS, make_observation(sleeping=1), state_of()) == 5.0
+    assert next_lead_s(PARAMS, make_observation(sleeping=1), state_of()) == 5.0
+    assert next_lead_s(PARAMS, make_observation(sleeping=0), state_of()) == lead_s(
+        PARAMS, make_observation(), state_of()
+    )
 
 
 def test_only_the_last_cold_starts_are_kept() -> None:

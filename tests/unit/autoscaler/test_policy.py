@@ -20,7 +20,7 @@ from controlplane.autoscaler.model import (
     Trust,
 )
 from controlplane.autoscaler.params import params_for
-from controlplane.autoscaler.policy import decide
+from controlplane.autoscaler.policy import decide, view_of
 from controlplane.autoscaler.replay import record, replay, replay_all
 from controlplane.domain.reason import Reason
 from controlplane.kernel.ids import DeploymentName
@@ -167,6 +167,31 @@ def test_a_backlog_at_zero_orders_as_many_as_it_needs() -> None:
     decision = decide(IDLE, seen, after_calm(0.0))
     assert decision.reason is Reason.WAKE
     assert decision.wanted > 1
+
+
+# -- tiers
+
+
+@pytest.mark.parametrize(("sleeping", "lead_s"), [(0, 100.0), (1, 100.0), (3, 5.0)])
+def test_only_sleepers_that_cover_what_may_come_shorten_the_look_ahead(sleeping: int, lead_s: float) -> None:
+    """40 requests/s need four; two are ready."""
+    params = replace(PARAMS, prior=replace(PARAMS.prior, cold_start=timedelta(seconds=100), wake=timedelta(seconds=5)))
+    state = after_calm(40.0, need=4)
+    found = view_of(params, tick(40.0, wanted=2, ready=2, engines_fresh=2, sleeping=sleeping), state)
+    assert found.lead_s == lead_s
+    assert found.needs.to_order >= 4
+
+
+# -- the first look
+
+
+@pytest.mark.parametrize(("watched_s", "wanted"), [(100.0, 5), (190.0, 5), (260.0, 1)])
+def test_nothing_is_given_back_before_three_leads_were_watched(watched_s: float, wanted: int) -> None:
+    """Leads of 80 s; the need was low for all of the hold time."""
+    lead = timedelta(seconds=80)
+    params = replace(PARAMS, prior=replace(PARAMS.prior, cold_start=lead))
+    state = after_calm(2.0, since_s=T0 - watched_s)
+    assert decide(params, tick(2.0, wanted=5, ready=5, engines_fresh=5), state).wanted == wanted
 
 
 # -- correction
