@@ -188,8 +188,9 @@ class Tuning:
     """Standard deviations of a span's rate, beyond Poisson's, that capacity is held for."""
     scatter_proof_z: float = 2.0
     """Standard errors by which the measured scatter must exceed Poisson's: steady arrivals must not pay for chance."""
-    scatter_max: float = 400.0
-    """Beyond it a load is a handful of bursts, whose number says nothing."""
+    scatter_max: float = 10_000.0
+    """It grows with the load: at 10 s Azure's 2023 code trace has a variance of 2.8 times the squared mean, so 2,800 of
+    them at 100 requests/s. Beyond, a counter is broken."""
     # -- giving back
     hold_leads: float = 0.3
     """Ski rental without a forecast keeps a replica for as long as its start takes; here the need is already the larger
