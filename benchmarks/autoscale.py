@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.cells import COLD_STARTS_S, GPUS, LOADS, MODELS, SYNTHETIC, Cell, cells, loads, trial_of
+from benchmarks.jobs import over_jobs
 from benchmarks.machine import this_machine
 from benchmarks.report import RESULTS, Grid, Report, save, show
 from controlplane.simulation.fleet.ours import NAME as OURS
@@ -33,7 +34,6 @@ from controlplane.simulation.fleet.policy import Peer
 from controlplane.simulation.fleet.trial import CLAIRVOYANT, Trial, clairvoyant, peak_replicas, run_policy
 from controlplane.simulation.peers.knobs import combinations
 from controlplane.simulation.peers.registry import PEERS, make_peer
-from controlplane.simulation.processes import mapped
 
 NAME: Final = "autoscale"
 SUMMARY: Final = "our policy and every peer on public traces: attainment and GPU-hours over clairvoyant"
@@ -265,16 +265,15 @@ def measure(
     tuned: dict[tuple[str, float], Knobs] = dict(known or {})
     todo = [(cell, seed) for cell in chosen for seed in range(seeds)]
     source = loads()[1]
-    killed = "a process of the benchmark was killed, perhaps for its memory: fewer --jobs"
     if with_tuned and not tuned:
         colds = sorted({cell.cold_start_s for cell in chosen})
         searches = [(name, cold_s) for name in policies if name in tunable(PEERS) for cold_s in colds]
-        found = mapped(tune, searches, processes=jobs, killed=killed)
+        found = over_jobs(tune, searches, jobs)
         for name, cold_s, knobs in track(found, "tuning peers", total=len(searches), console=_progress()):
             tuned[name, cold_s] = knobs
     rows: list[Row] = []
     skipped: list[str] = []
-    runs = mapped(partial(rows_of, policies=policies, tuned=tuned), todo, processes=jobs, killed=killed)
+    runs = over_jobs(partial(rows_of, policies=policies, tuned=tuned), todo, jobs)
     for (cell, _), found_rows in zip(
         todo, track(runs, "running cells", total=len(todo), console=_progress()), strict=True
     ):

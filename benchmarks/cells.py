@@ -12,12 +12,11 @@ import numpy as np
 
 from benchmarks.traces import FOLDER, traces_folder
 from controlplane.kernel.errors import NotFoundError
-from controlplane.simulation.fleet.clairvoyant import needs
 from controlplane.simulation.fleet.profile import Limits
 from controlplane.simulation.fleet.rates import Rates, sampled
 from controlplane.simulation.fleet.subject import Subject, subject_of
 from controlplane.simulation.fleet.trace_files import read_workload
-from controlplane.simulation.fleet.trial import Trial, peak_replicas, profiled, work_of
+from controlplane.simulation.fleet.trial import Trial, first_replicas, peak_replicas, profiled, work_of
 from controlplane.simulation.fleet.workload import Workload, scaled
 
 PEAK_REPLICAS: Final = 12
@@ -27,7 +26,6 @@ REPLICAS_MAX: Final = 3 * PEAK_REPLICAS
 COLD_STARTS_S: Final = (5.0, 100.0, 240.0)
 """A wake from sleep; a start with warm caches; one without (docs/autoscaling.md)."""
 GPUS: Final = ("h100", "h200", "b200")
-_BIN_S: Final = 10.0
 _MINUTE_S: Final = 60.0
 _FIRST_S: Final = 300.0
 """Policies begin with the replicas that the busiest ten seconds of the first five minutes need: a service that ran
@@ -177,10 +175,8 @@ def trial_of(cell: Cell, seed: int) -> Trial | None:
     factor = PEAK_REPLICAS / _peak(trial)
     if cell.load.is_rates:
         factor *= _small_factor(cell.load)
-    workload = _workload(cell.load, factor, seed)
-    trial = replace(trial, workload=workload)
-    begin = needs(workload, trial.profile.rate_rps, _BIN_S, work=work_of(trial))[: int(_FIRST_S / _BIN_S)]
-    return replace(trial, replicas_first=min(max(int(begin.max()), 1), REPLICAS_MAX))
+    trial = replace(trial, workload=_workload(cell.load, factor, seed))
+    return replace(trial, replicas_first=first_replicas(trial, _FIRST_S))
 
 
 def _peak(trial: Trial) -> float:

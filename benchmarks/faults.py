@@ -18,11 +18,11 @@ from typing import Final
 from rich.console import Console
 
 from benchmarks.fault_cases import FOR_EVER, NEVER, STUCK_S, Case, Fault, Row, cases, rows_of
+from benchmarks.jobs import over_jobs
 from benchmarks.machine import this_machine
 from benchmarks.report import RESULTS, Cell, Grid, Report, save, show
 from controlplane.simulation.fleet.ours import NAME as OURS
 from controlplane.simulation.peers.registry import PEERS
-from controlplane.simulation.processes import mapped
 
 NAME: Final = "faults"
 SUMMARY: Final = "scale-downs under load, no metrics, no GPUs: ours and peers"
@@ -140,8 +140,7 @@ def _met_share(rows: Sequence[Row]) -> str:
 
 
 def measure(chosen: Sequence[Case], policies: Sequence[str], *, jobs: int) -> Report:
-    killed = "a process of the benchmark was killed, perhaps for its memory: fewer --jobs"
-    found = mapped(partial(rows_of, policies=policies), chosen, processes=jobs, killed=killed)
+    found = over_jobs(partial(rows_of, policies=policies), chosen, jobs)
     return report_of([row for rows in found for row in rows])
 
 

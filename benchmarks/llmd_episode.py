@@ -5,7 +5,6 @@ overloaded stage thus gives the pool time to recover before the next one. Becaus
 was before, an episode is played stage by stage: each time from the beginning, with one stage more.
 """
 
-import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -13,6 +12,7 @@ from typing import Final
 import numpy as np
 
 from controlplane.simulation.fleet.compiled import Floats
+from controlplane.simulation.fleet.outcome import turns
 from controlplane.simulation.fleet.policy import Facts, ScalingPolicy
 from controlplane.simulation.fleet.ramps import LLM_D
 from controlplane.simulation.fleet.routing import LEAST_CONNECTIONS
@@ -138,7 +138,7 @@ def _scored(run: Run, lead_s: float) -> Episode:
     slow = ~((requests.done_s - requests.first_s) / (requests.output - 1) <= PER_TOKEN_S)
     begin = round(lead_s)
     ups = [at_s - lead_s for at_s, before, after in run.changes if after > before]
-    signs = [after > before for at_s, before, after in run.changes if begin <= at_s < begin + WINDOW_S]
+    steps = [after - before for at_s, before, after in run.changes if begin <= at_s < begin + WINDOW_S]
     return Episode(
         attainment=1.0 - float((late | slow).mean()),
         attainment_twice=1.0 - float(late.mean() + slow.mean()),
@@ -146,8 +146,8 @@ def _scored(run: Run, lead_s: float) -> Episode:
         replicas_episode=float(run.timeline.wanted[begin : begin + EPISODE_S].mean()),
         first_up_s=ups[0] if ups else float("nan"),
         load_s=float(np.nanmax(requests.done_s)) - lead_s,
-        scale_events=len(signs),
-        direction_changes=sum(one != other for one, other in itertools.pairwise(signs)),
+        scale_events=len(steps),
+        direction_changes=turns(steps),
     )
 
 

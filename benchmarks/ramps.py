@@ -22,10 +22,10 @@ from typing import Final
 
 from rich.console import Console
 
+from benchmarks.jobs import over_jobs
 from benchmarks.llmd_episode import PER_TOKEN_S, TTFT_S, Episode, Setting, play, prefill_as_measured
 from benchmarks.machine import this_machine
 from benchmarks.report import RESULTS, Cell, Grid, Report, save, show
-from controlplane.simulation.fleet.clairvoyant import needs
 from controlplane.simulation.fleet.comparison import Entry, run_entry
 from controlplane.simulation.fleet.ours import NAME as OURS
 from controlplane.simulation.fleet.ours import our_policy
@@ -35,10 +35,9 @@ from controlplane.simulation.fleet.profile import Limits
 from controlplane.simulation.fleet.ramps import LLM_D, Ramp, random_ramps
 from controlplane.simulation.fleet.state import Timing
 from controlplane.simulation.fleet.subject import Subject, subject_of
-from controlplane.simulation.fleet.trial import CLAIRVOYANT, Trial, clairvoyant, profiled, run_policy, work_of
+from controlplane.simulation.fleet.trial import CLAIRVOYANT, Trial, clairvoyant, first_replicas, profiled, run_policy
 from controlplane.simulation.peers.llmd import LLMD_SLO, PUBLISHED_RUN
 from controlplane.simulation.peers.static import STATIC
-from controlplane.simulation.processes import mapped
 
 NAME: Final = "ramps"
 SUMMARY: Final = "our policy on llm-d's ramp and on ramps drawn at random, beside the clairvoyant and llm-d's law"
@@ -63,7 +62,6 @@ replicas are those wanted within 42 minutes, and a request that missed both limi
 _REPLICAS_MIN: Final = 3
 _REPLICAS_MAX: Final = 8
 _COLD_START_S: Final = 100.0
-_BIN_S: Final = 10.0
 _FIRST_S: Final = 60.0
 _SIZES: Final = (0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0)
 """That `told` tries, in multiples of the profiled need."""
@@ -157,8 +155,7 @@ def trial_of(job: Job, subject: Subject) -> Trial:
             seed=job.seed,
         )
     )
-    needed = needs(trial.workload, trial.profile.rate_rps, _BIN_S, work=work_of(trial))
-    return replace(trial, replicas_first=_bounded(int(needed[: round(_FIRST_S / _BIN_S)].max())))
+    return replace(trial, replicas_first=first_replicas(trial, _FIRST_S))
 
 
 def told(trial: Trial, ramp: Ramp, replicas: float) -> Outcome:
@@ -283,8 +280,7 @@ def _judged(attainment: float, cost: float, most: float, unit: str) -> str:
 
 def measure(drawn: Sequence[Ramp], *, readings: Sequence[str] = LLM_D_READINGS, seeds: int, jobs: int) -> Report:
     todo = jobs_of(drawn, readings=readings, seeds=seeds)
-    killed = "a process of the benchmark was killed, perhaps for its memory: fewer --jobs"
-    rows = [row for found in mapped(rows_of, todo, processes=jobs, killed=killed) for row in found]
+    rows = [row for found in over_jobs(rows_of, todo, jobs) for row in found]
     return report_of(rows, drawn)
 
 

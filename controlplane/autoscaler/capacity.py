@@ -118,8 +118,8 @@ def capacity(params: PolicyParams, state: PolicyState) -> Capacity:
     workload = mean_request(params, state)
     timing = replica_timing(params, workload, slowness(params.tuning, state))
     batch_max, limit = _first_limit(params, timing, workload)
-    # A full batch is a cliff, behind which requests queue; the other limits are slopes.
     dispersion = overdispersion(state.scatter, params.tuning)
+    # A full batch is a cliff, behind which requests queue; the other limits are slopes.
     spread_z = _normal_quantile(_percentile(params)) if limit == SEQUENCES else params.tuning.concurrency_z
     return Capacity(
         timing=timing,

@@ -1,6 +1,5 @@
 """What the history itself says: GPU-hours, objectives met, changes of the number. Measured, nothing simulated."""
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ import numpy as np
 
 from controlplane.simulation.dry_run.history import History, Stretch, Within
 from controlplane.simulation.fleet.compiled import Floats, Ints
+from controlplane.simulation.fleet.outcome import turns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,11 +85,6 @@ def happened(
         ttft_edges=_at_edges(history.ttft, chosen),
         per_token_edges=_at_edges(history.per_token, chosen),
     )
-
-
-def turns(steps: Sequence[int]) -> int:
-    """Changes that went the other way than the one before."""
-    return sum((one > 0) != (other > 0) for one, other in itertools.pairwise(steps))
 
 
 def quantile_bounds(q: float, edges: Sequence[float], counts: Floats) -> Bounds:

@@ -8,10 +8,11 @@ from enum import StrEnum
 import numpy as np
 
 from controlplane.simulation.dry_run.demand import Demand, drawn
-from controlplane.simulation.dry_run.happened import AtEdge, turns
+from controlplane.simulation.dry_run.happened import AtEdge
 from controlplane.simulation.dry_run.theirs import TheirPolicy
 from controlplane.simulation.fleet.compiled import Floats, Ints
 from controlplane.simulation.fleet.ours import our_policy
+from controlplane.simulation.fleet.outcome import turns
 from controlplane.simulation.fleet.policy import Seen
 from controlplane.simulation.fleet.profile import Limits, within
 from controlplane.simulation.fleet.subject import Subject

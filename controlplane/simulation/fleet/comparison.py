@@ -10,7 +10,6 @@ from typing import Final
 
 import numpy as np
 
-from controlplane.simulation.fleet.clairvoyant import needs
 from controlplane.simulation.fleet.compiled import Floats, Ints
 from controlplane.simulation.fleet.ours import NAME, our_policy
 from controlplane.simulation.fleet.outcome import Outcome
@@ -22,10 +21,10 @@ from controlplane.simulation.fleet.trial import (
     CLAIRVOYANT,
     Trial,
     clairvoyant,
+    first_replicas,
     peak_replicas,
     profiled,
     run_policy,
-    work_of,
 )
 from controlplane.simulation.fleet.world import Run
 from controlplane.simulation.peers.registry import PEERS, make_peer
@@ -35,7 +34,6 @@ from controlplane.simulation.processes import mapped
 POLICIES: Final = (NAME, CLAIRVOYANT, *PEERS)
 """All that can be compared, in the order in which they are shown."""
 _FIRST_S: Final = 60.0
-_NEED_S: Final = 10.0
 """The load begins with the replicas that the busiest ten seconds of its first minute need, as if it had been as high
 before; a static fleet is sized in the same way, by the whole."""
 _BIN_S: Final = 60.0
@@ -176,9 +174,7 @@ def trial_of(case: Case, seed: int) -> Trial:
     )
     if trial.profile.rate_rps <= 0.0:
         return trial
-    needed = needs(workload, trial.profile.rate_rps, _NEED_S, work=work_of(trial))
-    first = int(needed[: round(_FIRST_S / _NEED_S)].max())
-    return replace(trial, replicas_first=min(max(first, case.replicas_min), case.replicas_max))
+    return replace(trial, replicas_first=first_replicas(trial, _FIRST_S))
 
 
 def static_replicas(trial: Trial) -> int:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,7 +68,7 @@ def outcome_of(policy: str, scenario: Scenario, run: Run, *, ttft_slo_s: float, 
         unanswered=int(count - answered.sum()),
         preemptions=int(run.fleet.totals[0].counters[PREEMPTIONS]),
         scale_events=len(steps),
-        direction_changes=sum((one > 0) != (other > 0) for one, other in itertools.pairwise(steps)),
+        direction_changes=turns(steps),
         wakes=run.wakes,
         asleep_mean=float(run.timeline.asleep.sum()) / max(scenario.duration_s, 1.0),
     )
@@ -75,6 +76,11 @@ def outcome_of(policy: str, scenario: Scenario, run: Run, *, ttft_slo_s: float, 
 
 def _share(met: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> float:
     return float(met.mean()) if len(met) else 1.0
+
+
+def turns(steps: Sequence[int]) -> int:
+    """Changes that went the other way than the one before."""
+    return sum((one > 0) != (other > 0) for one, other in itertools.pairwise(steps))
 
 
 def _quantile(values: Floats, q: float) -> float:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from controlplane.simulation.fleet.clairvoyant import Prices, Schedule, cheapest, needs, static_peak
-from controlplane.simulation.fleet.compiled import Floats
+from controlplane.simulation.fleet.compiled import Floats, Ints
 from controlplane.simulation.fleet.outcome import Outcome, outcome_of
 from controlplane.simulation.fleet.policy import Facts, ScalingPolicy, Seen
 from controlplane.simulation.fleet.profile import Limits, Profile, measure
@@ -181,4 +181,15 @@ def clairvoyant(trial: Trial) -> tuple[Outcome, Run]:
 
 def peak_replicas(trial: Trial) -> int:
     """What a static fleet needs at the profiled capacity, in its busiest ten seconds."""
-    return max(static_peak(needs(trial.workload, trial.profile.rate_rps, _BIN_S, work=work_of(trial))), 1)
+    return max(static_peak(_needed(trial)), 1)
+
+
+def first_replicas(trial: Trial, seconds: float) -> int:
+    """What the busiest ten seconds of the first so many need, within the bounds: those of a service that ran before."""
+    busiest = int(_needed(trial)[: round(seconds / _BIN_S)].max())
+    return min(max(busiest, trial.replicas_min), trial.replicas_max)
+
+
+def _needed(trial: Trial) -> Ints:
+    """At the profiled capacity, by ten seconds."""
+    return needs(trial.workload, trial.profile.rate_rps, _BIN_S, work=work_of(trial))
