@@ -18,6 +18,9 @@ MOMENTS: Final = 20
 SEED: Final = 20_26
 FEW, MANY = 1, 4
 CONVERGE_S: Final = 40.0
+ANYWHERE: Final = 0.25
+UP: Final = ("pending", "starting")
+DOWN: Final = ("draining", "stopping")
 AGAIN: Final = 0.25
 """How often it dies once more, while it starts again."""
 DEAD_S: Final = 0.4
@@ -60,7 +63,7 @@ def test_twenty_deaths(product: Product, tmp_path: Path) -> None:
     chance = random.Random(SEED)
     product.until_ready()
     steady = ["--model", "chat", "--peak-rps", "6", "--trough-rps", "6", "--duration", "15m"]
-    load = Load(product, [*steady, "--prompt-tokens", "200", "--output-tokens", "600"], tmp_path / "report.json")
+    load = Load(product, [*steady, "--prompt-tokens", "200", "--output-tokens", "1200"], tmp_path / "report.json")
     amid: Counter[str] = Counter()
     try:
         scale(product, FEW)
@@ -69,8 +72,13 @@ def test_twenty_deaths(product: Product, tmp_path: Path) -> None:
         for moment in range(MOMENTS):
             wanted = MANY if moment % 2 == 0 else FEW
             scale(product, wanted)
-            # A scale-up takes about three seconds here, a drain as long as its longest answer.
-            time.sleep(chance.uniform(0.0, 3.0 if wanted == MANY else 2.0))
+            # One death in four falls anywhere, before the first write included; the others fall once the change is
+            # under way, however slow the machine is: a scale-up takes about three seconds, a drain its longest answer.
+            if chance.random() < ANYWHERE:
+                time.sleep(chance.uniform(0.0, 1.0))
+            else:
+                until_under_way(product, UP if wanted == MANY else DOWN)
+                time.sleep(chance.uniform(0.0, 1.5 if wanted == MANY else 0.6))
             amid[die(product)] += 1
             if chance.random() < AGAIN:
                 time.sleep(chance.uniform(0.5, 2.5))
@@ -105,9 +113,19 @@ def die(product: Product) -> str:
     assert answer.status_code == 200, answer.text
     time.sleep(DEAD_S / 2)
     product.start()
-    if phases["pending"] or phases["starting"]:
+    if any(phases[phase] for phase in UP):
         return "scale-up"
-    return "drain" if phases["draining"] or phases["stopping"] else "rest"
+    return "drain" if any(phases[phase] for phase in DOWN) else "rest"
+
+
+def until_under_way(product: Product, phases: tuple[str, ...]) -> None:
+    """Returns after five seconds too: then the change was over between two looks, and the death falls at rest."""
+    end = time.monotonic() + 5.0
+    while time.monotonic() < end:
+        stored = product.stored_phases()
+        if any(stored[phase] for phase in phases):
+            return
+        time.sleep(0.02)
 
 
 def until_settled(product: Product, wanted: int) -> None:
