@@ -14,7 +14,7 @@ PURE_BANNED = frozenset(
     {"asyncio", "os", "time", "random", "socket", "subprocess", "logging", "httpx", "aiohttp", "sqlalchemy", "fastapi"}
 )
 PURE = ("controlplane/kernel", "controlplane/domain", "controlplane/metering", "controlplane/sites/change.py")
-PURE_FEATURES = ("autoscaler", "catalog", "fleet", "gateway", "replicas")
+PURE_FEATURES = ("autoscaler", "catalog", "fleet", "gateway", "recovery", "replicas")
 SHELL_MODULES = frozenset(
     {"reconciler.py", "executor.py", "runner.py", "service.py", "load.py", "observation.py", "files.py"}
 )

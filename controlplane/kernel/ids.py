@@ -13,6 +13,10 @@ RevisionId = NewType("RevisionId", str)
 TenantName = NewType("TenantName", str)
 ClaimToken = NewType("ClaimToken", str)
 InstanceId = NewType("InstanceId", str)
+DatasetName = NewType("DatasetName", str)
+BucketName = NewType("BucketName", str)
+PointId = NewType("PointId", str)
+"""Of a recovery point: `<UTC time of its start, 20261122T031500.123Z>-<4 random hex digits>`, so names sort by time."""
 
 NAME_PATTERN: Final = re.compile(r"^[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?$")
 """Names that also work as a DNS label, a Slurm job name and an HAProxy backend: at most 40 characters."""

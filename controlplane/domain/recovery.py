@@ -1,0 +1,219 @@
+"""Rows of recovery: backup runs, recovery points as last seen in the bucket, drills, overrides."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final
+
+from controlplane.domain.dataset import DrillSelection, KeyPurpose, RetentionPeriod, StorageClass
+from controlplane.kernel.ids import BucketName, DatasetName, PointId
+from controlplane.kernel.transitions import TransitionTable
+
+
+class Verdict(StrEnum):
+    PASSED = "passed"
+    FAILED = "failed"
+    NOT_RUN = "not_run"
+    """The tool for it is not there, or an earlier failure made it pointless; the sentence says which."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckOutcome:
+    name: str
+    verdict: Verdict
+    sentence: str
+    """With the numbers: what was found, what was expected."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveryPoint:
+    """A copy whose bytes were seen in a bucket."""
+
+    point: PointId
+    dataset: DatasetName
+    bucket: BucketName
+    consistent_at: datetime
+    finished_at: datetime
+    plain_bytes: int
+    stored_bytes: int
+    parent: PointId | None
+    storage_classes: frozenset[StorageClass]
+    """Of its data as the store lists them, not as a rule says they should be."""
+    key_ids: tuple[str, ...]
+    kept_by: tuple[RetentionPeriod, ...] = ()
+    locked_until: datetime | None = None
+    problems: tuple[str, ...] = ()
+    """What makes it unfit to restore, e.g. a pack that is not there. Empty: everything its manifest names is there."""
+    drilled_at: datetime | None = None
+    """When a drill last restored it with success."""
+
+    @property
+    def complete(self) -> bool:
+        return not self.problems
+
+
+class BackupPhase(StrEnum):
+    PENDING = "pending"
+    COPYING = "copying"
+    REPLICATING = "replicating"
+    """To further buckets."""
+    DONE = "done"
+    FAILED = "failed"
+
+
+BACKUP_TRANSITIONS: Final = TransitionTable(
+    {
+        BackupPhase.PENDING: frozenset({BackupPhase.COPYING, BackupPhase.FAILED}),
+        # Back to pending: the worker is gone without a word; its unfinished point is swept, a new one begins.
+        BackupPhase.COPYING: frozenset(
+            {BackupPhase.PENDING, BackupPhase.REPLICATING, BackupPhase.DONE, BackupPhase.FAILED}
+        ),
+        BackupPhase.REPLICATING: frozenset({BackupPhase.DONE, BackupPhase.FAILED}),
+    }
+)
+
+
+class BackupCause(StrEnum):
+    SCHEDULE = "schedule"
+    RPO = "rpo"
+    """The recovery-point age passed its warning share."""
+    PERSON = "person"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupRun:
+    run: str
+    dataset: DatasetName
+    cause: BackupCause
+    phase: BackupPhase
+    phase_since: datetime
+    asked_at: datetime
+    asked_by: str
+    attempt: int = 0
+    point: PointId | None = None
+    done_bytes: int = 0
+    total_bytes: int | None = None
+    sentence: str = ""
+    """What it does, did, or why it failed."""
+
+
+class DrillPhase(StrEnum):
+    PENDING = "pending"
+    RESERVING = "reserving"
+    """A scratch folder with enough room."""
+    FETCHING = "fetching"
+    """Includes the wait for a retrieval from an archive class."""
+    RESTORING = "restoring"
+    STARTING = "starting"
+    VERIFYING = "verifying"
+    MEASURING = "measuring"
+    CLEANING = "cleaning"
+    RECORDING = "recording"
+    PASSED = "passed"
+    FAILED = "failed"
+
+
+_DRILL_ORDER: Final = (
+    DrillPhase.PENDING,
+    DrillPhase.RESERVING,
+    DrillPhase.FETCHING,
+    DrillPhase.RESTORING,
+    DrillPhase.STARTING,
+    DrillPhase.VERIFYING,
+    DrillPhase.MEASURING,
+    DrillPhase.CLEANING,
+    DrillPhase.RECORDING,
+)
+_BEFORE_CLEANING: Final = _DRILL_ORDER[: _DRILL_ORDER.index(DrillPhase.CLEANING)]
+
+DRILL_TRANSITIONS: Final = TransitionTable(
+    {
+        **{
+            # Whatever fails is cleaned up; a worker that is gone without a word starts over from an empty folder.
+            phase: frozenset({_DRILL_ORDER[index + 1], DrillPhase.CLEANING, DrillPhase.RESERVING})
+            for index, phase in enumerate(_BEFORE_CLEANING)
+        },
+        DrillPhase.CLEANING: frozenset({DrillPhase.RECORDING}),
+        DrillPhase.RECORDING: frozenset({DrillPhase.PASSED, DrillPhase.FAILED}),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrillTimes:
+    """Seconds of a drill. The achieved RTO is their sum but for the clean-up."""
+
+    retrieval_wait_s: float = 0.0
+    fetch_and_restore_s: float = 0.0
+    """Fetching, decrypting and writing files overlap."""
+    start_and_replay_s: float = 0.0
+    verify_s: float = 0.0
+    clean_up_s: float = 0.0
+
+    @property
+    def rto_s(self) -> float:
+        return self.retrieval_wait_s + self.fetch_and_restore_s + self.start_and_replay_s + self.verify_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drill:
+    drill: str
+    """Its identifier."""
+    name: str
+    """Of its declaration, or `by hand`."""
+    dataset: DatasetName
+    selection: DrillSelection
+    key: KeyPurpose
+    bucket: BucketName
+    phase: DrillPhase
+    phase_since: datetime
+    asked_at: datetime
+    asked_by: str
+    attempt: int = 0
+    point: PointId | None = None
+    to_time: datetime | None = None
+    scratch: str | None = None
+    """Folder of the restored copy; None: not reserved yet, or removed again."""
+    key_id: str | None = None
+    """The key that opened it."""
+    storage_classes: tuple[StorageClass, ...] = ()
+    fetched_bytes: int = 0
+    plain_bytes: int = 0
+    forecast_s: float | None = None
+    """The RTO that was forecast before it began."""
+    times: DrillTimes = DrillTimes()
+    newest_at: datetime | None = None
+    """The newest moment in the restored data."""
+    achieved_rpo: timedelta | None = None
+    """From the newest moment in the restored data to the moment that was asked for."""
+    checks: tuple[CheckOutcome, ...] = ()
+    clean_proof: tuple[str, ...] = ()
+    """What was looked for after the clean-up, and not found."""
+    failure: str = ""
+    evidence_key: str | None = None
+    sentence: str = ""
+
+    @property
+    def ended(self) -> bool:
+        return self.phase in {DrillPhase.PASSED, DrillPhase.FAILED}
+
+
+class RiskyAction(StrEnum):
+    """What must ask `recovery.may_proceed` first."""
+
+    DEPLOY = "deploy"
+    CHAOS = "chaos"
+    MIGRATION = "migration"
+    RETENTION = "retention"
+    """Deleting recovery points."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Override:
+    """A named person lets risky work proceed although recovery says no."""
+
+    action: RiskyAction
+    by: str
+    reason: str
+    at: datetime
+    until: datetime

@@ -1,0 +1,1 @@
+"""Backups, retention, recovery points, drills, and the verdicts on RPO and RTO."""
