@@ -43,7 +43,8 @@ from controlplane.bootstrap.loops import (
 from controlplane.bootstrap.site_work import SiteWork
 from controlplane.domain.deployment import Deployment
 from controlplane.domain.reason import Reason
-from controlplane.domain.site import SecretRef, Site, TelemetrySource
+from controlplane.domain.secret import SecretRef
+from controlplane.domain.site import Site, TelemetrySource
 from controlplane.fleet.reconciler import FleetReconciler
 from controlplane.gateway.reconciler import GatewayReconciler
 from controlplane.kernel.ids import DeploymentName, InstanceId

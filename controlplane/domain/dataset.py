@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
-from controlplane.domain.site import SecretRef
+from controlplane.domain.secret import SecretRef
 from controlplane.kernel.ids import BucketName, DatasetName
+from controlplane.kernel.units import format_duration
 
 
 class DatasetKind(StrEnum):
@@ -95,7 +96,9 @@ class Cadence:
         assert (self.every is None) != (self.cron is None), "a cadence is a distance or a cron expression"
 
     def __str__(self) -> str:
-        return self.cron if self.cron is not None else f"every {self.every}"
+        if self.every is not None:
+            return f"every {format_duration(self.every)}"
+        return f"at {self.cron} UTC"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +131,10 @@ class RetentionRule:
     rto: timedelta | None = None
     """For recovery points kept by this rule alone; None: the dataset's own."""
 
+    def __str__(self) -> str:
+        rto = "" if self.rto is None else f", back within {format_duration(self.rto)}"
+        return f"{self.period} for {format_duration(self.keep)} in {self.storage_class}{rto}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckSpec:
@@ -141,6 +148,9 @@ class CheckSpec:
     """As the engine prints it."""
     fresh_within: timedelta | None = None
     """The value is a time; the recovery point's moment may be so much later at most."""
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.sql})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

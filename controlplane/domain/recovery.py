@@ -52,6 +52,35 @@ class RecoveryPoint:
         return not self.problems
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogCoverage:
+    """How far the continuous log in the bucket reaches, seen in the bucket itself."""
+
+    position: str
+    """E.g. the LSN up to which everything is durable."""
+    covered_at: datetime
+    """Every commit acknowledged by this moment (of the source's clock) is durable in the bucket."""
+    segments: int
+    stored_bytes: int
+    gaps: tuple[str, ...] = ()
+    """Ranges that are missing: no restore can pass them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inventory:
+    """What was seen of one dataset in one bucket."""
+
+    dataset: DatasetName
+    bucket: BucketName
+    observed_at: datetime
+    points: tuple[RecoveryPoint, ...]
+    """Oldest first."""
+    coverage: LogCoverage | None = None
+    """Of the continuous log, where the kind has one."""
+    problem: str = ""
+    """Why the bucket could not be read; points and coverage are then those of the last time."""
+
+
 class BackupPhase(StrEnum):
     PENDING = "pending"
     COPYING = "copying"
@@ -95,6 +124,10 @@ class BackupRun:
     total_bytes: int | None = None
     sentence: str = ""
     """What it does, did, or why it failed."""
+
+    @property
+    def ended(self) -> bool:
+        return self.phase in {BackupPhase.DONE, BackupPhase.FAILED}
 
 
 class DrillPhase(StrEnum):

@@ -4,8 +4,10 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 
+from controlplane.domain.dataset import RecoverySpec
 from controlplane.domain.deployment import DeploymentSpec, EngineKind
 from controlplane.domain.node import NodeSpec
+from controlplane.domain.secret import SecretRef
 from controlplane.kernel.ids import TenantName
 
 
@@ -17,17 +19,6 @@ class TelemetrySource(StrEnum):
 class StoreKind(StrEnum):
     SQLITE = "sqlite"
     POSTGRESQL = "postgresql"
-
-
-@dataclass(frozen=True, slots=True)
-class SecretRef:
-    """Where a secret is, never the secret: `scheme` is `env` or `file`."""
-
-    scheme: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.scheme}:{self.name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,5 +107,6 @@ class Site:
     telemetry: TelemetrySpec = field(default_factory=TelemetrySpec)
     store: StoreSpec = field(default_factory=StoreSpec)
     load: LoadSpec | None = None
+    recovery: RecoverySpec = field(default_factory=RecoverySpec)
     replica_ports: tuple[int, int] = (20000, 20999)
     """First and last port that replicas may listen on."""

@@ -14,8 +14,17 @@ from controlplane.domain.decision import DecisionRecord
 from controlplane.domain.deployment import Deployment, DeploymentSpec, Intent, ServingPlan
 from controlplane.domain.event import Event, NewEvent
 from controlplane.domain.node import Node, NodeSpec, NodeState
+from controlplane.domain.recovery import BackupRun, Drill, Inventory, Override
 from controlplane.domain.replica import Replica
-from controlplane.kernel.ids import ClaimToken, DeploymentName, InstanceId, NodeName, ReplicaName
+from controlplane.kernel.ids import (
+    BucketName,
+    ClaimToken,
+    DatasetName,
+    DeploymentName,
+    InstanceId,
+    NodeName,
+    ReplicaName,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,7 +186,7 @@ class Transaction(Protocol):
     async def prune(self, *, events_before: datetime, decisions_before: datetime, ticks_before: datetime) -> int:
         """Delete history older than the moments; how many rows went.
 
-        Answers under idempotency keys go with the events of their time.
+        Answers under idempotency keys, ended backup runs and overrides go with the events of their time; drills stay.
         """
         ...
 
@@ -186,6 +195,32 @@ class Transaction(Protocol):
     async def put_idempotent_answer(self, answer: IdempotentAnswer) -> None:
         """The first answer under a key stays. ConflictError when the key was used for another request."""
         ...
+
+    # -- recovery
+    async def backup_runs(self, dataset: DatasetName | None = None, *, limit: int = 100) -> Sequence[BackupRun]:
+        """Newest first, by when they were asked for."""
+        ...
+
+    async def put_backup_run(self, run: BackupRun) -> None:
+        """Create or replace; so with every put here."""
+        ...
+
+    async def drills(self, dataset: DatasetName | None = None, *, limit: int = 100) -> Sequence[Drill]:
+        """Newest first, by when they were asked for."""
+        ...
+
+    async def put_drill(self, drill: Drill) -> None: ...
+    async def inventories(self) -> Sequence[Inventory]:
+        """By dataset and bucket."""
+        ...
+
+    async def put_inventory(self, inventory: Inventory) -> None: ...
+    async def delete_inventory(self, dataset: DatasetName, bucket: BucketName) -> None: ...
+    async def overrides(self, *, now: datetime) -> Sequence[Override]:
+        """Those still in force, newest first."""
+        ...
+
+    async def append_override(self, override: Override) -> None: ...
 
     # -- claims
     async def claim(

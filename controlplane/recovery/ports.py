@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
+from controlplane.domain import recovery
 from controlplane.domain.dataset import (
     CheckSpec,
     DatasetKind,
@@ -26,6 +27,8 @@ from controlplane.domain.dataset import (
 from controlplane.domain.recovery import CheckOutcome
 from controlplane.kernel.ids import PointId
 from controlplane.recovery.manifest import Count, Manifest, WrappedKey
+
+LogCoverage = recovery.LogCoverage
 
 
 # -- objects
@@ -283,20 +286,6 @@ class DatasetAdapter(Protocol):
     def end_leftovers(self, into: Path) -> None:
         """End processes of a scratch copy that its owner left behind, then remove its files."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogCoverage:
-    """How far the continuous log in the bucket reaches, seen in the bucket itself."""
-
-    position: str
-    """E.g. the LSN up to which everything is durable."""
-    covered_at: datetime
-    """Every commit acknowledged by this moment (of the source's clock) is durable in the bucket."""
-    segments: int
-    stored_bytes: int
-    gaps: tuple[str, ...] = ()
-    """Ranges that are missing: no restore can pass them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,14 @@
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import timedelta
-from typing import Final
+from typing import Final, assert_never
 
+from controlplane.domain.dataset import (
+    BucketSpec,
+    DatasetSpec,
+    DrillSpec,
+    KeysSpec,
+)
 from controlplane.domain.deployment import Deployment, DeploymentSpec, ServingPlan
 from controlplane.domain.node import Node, NodeSpec
 from controlplane.domain.scaling import AutoscalingSpec
@@ -23,17 +29,36 @@ from controlplane.sites.model import (
     SiteChange,
 )
 
+type NamedRecord = EngineSpec | BucketSpec | DatasetSpec | DrillSpec
 type Record = (
-    AutoscalingSpec | DeploymentSpec | EngineSpec | GatewaySpec | LoadSpec | NodeSpec | Slo | StoreSpec | TelemetrySpec
+    NamedRecord
+    | AutoscalingSpec
+    | DeploymentSpec
+    | GatewaySpec
+    | KeysSpec
+    | LoadSpec
+    | NodeSpec
+    | Slo
+    | StoreSpec
+    | TelemetrySpec
 )
 
 _UNSET: Final = "not set"
+
+_NAMED: Final[Mapping[str, Callable[[Site], Sequence[NamedRecord]]]] = {
+    "engine": lambda site: site.engines,
+    "bucket": lambda site: site.recovery.buckets,
+    "dataset": lambda site: site.recovery.datasets,
+    "drill": lambda site: site.recovery.drills,
+}
+"""Lists whose entries go by their names."""
 
 _SECTIONS: Final[Mapping[str, Callable[[Site], Record | None]]] = {
     "gateway": lambda site: site.gateway,
     "telemetry": lambda site: site.telemetry,
     "store": lambda site: site.store,
     "load": lambda site: site.load,
+    "recovery.keys": lambda site: site.recovery.keys,
 }
 
 
@@ -138,7 +163,10 @@ def _changed_deployments(
 def _changed_sections(before: Site, after: Site) -> Iterator[FieldChange | SectionChange]:
     if before.name != after.name:
         yield FieldChange(field="site.name", before=before.name, after=after.name)
-    yield from _changed_engines(before, after)
+    for what, of_named in _NAMED.items():
+        yield from _changed_named(
+            what, {one.name: one for one in of_named(before)}, {one.name: one for one in of_named(after)}
+        )
     for section, of in _SECTIONS.items():
         old, new = of(before), of(after)
         if old is not None and new is not None:
@@ -150,18 +178,32 @@ def _changed_sections(before: Site, after: Site) -> Iterator[FieldChange | Secti
         yield FieldChange(field="replica_ports", before=_ports(before.replica_ports), after=_ports(after.replica_ports))
 
 
-def _changed_engines(before: Site, after: Site) -> Iterator[FieldChange | SectionChange]:
-    old = {engine.name: engine for engine in before.engines}
-    new = {engine.name: engine for engine in after.engines}
+def _changed_named(
+    what: str, old: Mapping[str, NamedRecord], new: Mapping[str, NamedRecord]
+) -> Iterator[FieldChange | SectionChange]:
     for name in sorted(old.keys() | new.keys()):
         if name not in old:
-            yield SectionChange(field=f"engine {name}", added=True, what=new[name].kind)
+            yield SectionChange(field=f"{what} {name}", added=True, what=_in_short(new[name]))
             continue
         if name not in new:
-            yield SectionChange(field=f"engine {name}", added=False)
+            yield SectionChange(field=f"{what} {name}", added=False)
             continue
         for change in changed_fields(old[name], new[name]):
-            yield FieldChange(field=f"engine {name}.{change.field}", before=change.before, after=change.after)
+            yield FieldChange(field=f"{what} {name}.{change.field}", before=change.before, after=change.after)
+
+
+def _in_short(record: NamedRecord) -> str:
+    match record:
+        case EngineSpec(kind=kind):
+            return kind
+        case DatasetSpec(kind=kind, rpo=rpo, rto=rto):
+            return f"{kind}, RPO {format_duration(rpo)}, RTO {format_duration(rto)}"
+        case BucketSpec(bucket=bucket):
+            return bucket
+        case DrillSpec(dataset=dataset, cadence=cadence):
+            return f"of {dataset}, {cadence}"
+        case _:
+            assert_never(record)
 
 
 def changed_fields(before: Record, after: Record) -> Iterator[FieldChange]:

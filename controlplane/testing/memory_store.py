@@ -16,6 +16,7 @@ from controlplane.domain.decision import DecisionRecord
 from controlplane.domain.deployment import Deployment, DeploymentSpec, Intent, ServingPlan
 from controlplane.domain.event import Event, NewEvent
 from controlplane.domain.node import NEVER_SEEN, Node, NodeSpec, NodeState
+from controlplane.domain.recovery import BackupRun, Drill, Inventory, Override
 from controlplane.domain.refusals import (
     claim_lost,
     generation_conflict,
@@ -26,7 +27,15 @@ from controlplane.domain.refusals import (
 )
 from controlplane.domain.replica import Replica
 from controlplane.domain.store import AppliedSite, Claim, IdempotentAnswer, Store, TickRecord, Transaction
-from controlplane.kernel.ids import ClaimToken, DeploymentName, InstanceId, NodeName, ReplicaName
+from controlplane.kernel.ids import (
+    BucketName,
+    ClaimToken,
+    DatasetName,
+    DeploymentName,
+    InstanceId,
+    NodeName,
+    ReplicaName,
+)
 
 
 class _History[T]:
@@ -70,6 +79,10 @@ class _Rows:
     policy_states: dict[DeploymentName, str] = field(default_factory=dict)
     answers: dict[str, IdempotentAnswer] = field(default_factory=dict)
     claims: dict[str, Claim] = field(default_factory=dict)
+    backup_runs: dict[str, BackupRun] = field(default_factory=dict)
+    drills: dict[str, Drill] = field(default_factory=dict)
+    inventories: dict[tuple[DatasetName, BucketName], Inventory] = field(default_factory=dict)
+    overrides: list[Override] = field(default_factory=list)
     events: _History[Event] = field(default_factory=_History)
     decisions: _History[DecisionRecord] = field(default_factory=_History)
     ticks: _History[TickRecord] = field(default_factory=_History)
@@ -83,6 +96,10 @@ class _Rows:
             policy_states=dict(self.policy_states),
             answers=dict(self.answers),
             claims=dict(self.claims),
+            backup_runs=dict(self.backup_runs),
+            drills=dict(self.drills),
+            inventories=dict(self.inventories),
+            overrides=list(self.overrides),
             events=self.events.branch(),
             decisions=self.decisions.branch(),
             ticks=self.ticks.branch(),
@@ -292,14 +309,20 @@ class MemoryTransaction:
 
     async def prune(self, *, events_before: datetime, decisions_before: datetime, ticks_before: datetime) -> int:
         rows = self._rows
-        answers = len(rows.answers)
+        unnumbered = len(rows.answers) + len(rows.backup_runs) + len(rows.overrides)
         rows.answers = {key: kept for key, kept in rows.answers.items() if kept.at >= events_before}
+        rows.overrides = [kept for kept in rows.overrides if kept.until >= events_before]
+        rows.backup_runs = {
+            key: kept for key, kept in rows.backup_runs.items() if kept.asked_at >= events_before or not kept.ended
+        }
         return (
             rows.events.retain(lambda event: event.event.at >= events_before)
             + rows.decisions.retain(lambda decision: decision.at >= decisions_before)
             + rows.ticks.retain(lambda tick: tick.started_at >= ticks_before)
-            + answers
+            + unnumbered
             - len(rows.answers)
+            - len(rows.backup_runs)
+            - len(rows.overrides)
         )
 
     # -- idempotency
@@ -310,6 +333,36 @@ class MemoryTransaction:
         kept = self._rows.answers.setdefault(answer.key, answer)
         if kept.request_digest != answer.request_digest:
             raise key_reused(answer.key)
+
+    # -- recovery
+    async def backup_runs(self, dataset: DatasetName | None = None, *, limit: int = 100) -> Sequence[BackupRun]:
+        found = [run for run in self._rows.backup_runs.values() if dataset in (None, run.dataset)]
+        return sorted(found, key=lambda run: (run.asked_at, run.run), reverse=True)[:limit]
+
+    async def put_backup_run(self, run: BackupRun) -> None:
+        self._rows.backup_runs[run.run] = run
+
+    async def drills(self, dataset: DatasetName | None = None, *, limit: int = 100) -> Sequence[Drill]:
+        found = [drill for drill in self._rows.drills.values() if dataset in (None, drill.dataset)]
+        return sorted(found, key=lambda drill: (drill.asked_at, drill.drill), reverse=True)[:limit]
+
+    async def put_drill(self, drill: Drill) -> None:
+        self._rows.drills[drill.drill] = drill
+
+    async def inventories(self) -> Sequence[Inventory]:
+        return [self._rows.inventories[key] for key in sorted(self._rows.inventories)]
+
+    async def put_inventory(self, inventory: Inventory) -> None:
+        self._rows.inventories[inventory.dataset, inventory.bucket] = inventory
+
+    async def delete_inventory(self, dataset: DatasetName, bucket: BucketName) -> None:
+        self._rows.inventories.pop((dataset, bucket), None)
+
+    async def overrides(self, *, now: datetime) -> Sequence[Override]:
+        return [override for override in self._rows.overrides[::-1] if override.until > now]
+
+    async def append_override(self, override: Override) -> None:
+        self._rows.overrides.append(override)
 
     # -- claims
     async def claim(

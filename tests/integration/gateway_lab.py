@@ -27,7 +27,8 @@ from controlplane.adapters.haproxy.runtime import ask
 from controlplane.adapters.haproxy.traffic import HaproxyTraffic
 from controlplane.adapters.system import SystemClock
 from controlplane.domain.replica import ReplicaPhase
-from controlplane.domain.site import GatewaySpec, SecretRef
+from controlplane.domain.secret import SecretRef
+from controlplane.domain.site import GatewaySpec
 from controlplane.gateway.model import RouteTable
 from controlplane.gateway.ports import Applied
 from controlplane.gateway.table import build_route_table

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from controlplane.domain.site import GatewaySpec, SecretRef, TenantSpec
+from controlplane.domain.secret import SecretRef
+from controlplane.domain.site import GatewaySpec, TenantSpec
 from controlplane.kernel.errors import TerminalError
 from controlplane.kernel.ids import TenantName
 from controlplane.kernel.units import MIB

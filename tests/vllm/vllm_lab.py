@@ -36,7 +36,8 @@ from controlplane.domain.deployment import EngineKind, LaunchTemplate, ServingPl
 from controlplane.domain.event import Event
 from controlplane.domain.node import NodeState
 from controlplane.domain.replica import Replica, ReplicaPhase
-from controlplane.domain.site import GatewaySpec, SecretRef, TelemetrySpec
+from controlplane.domain.secret import SecretRef
+from controlplane.domain.site import GatewaySpec, TelemetrySpec
 from controlplane.domain.store import Claim
 from controlplane.gateway.reconciler import SITE, GatewayReconciler
 from controlplane.kernel.errors import RetryableError

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from controlplane.domain.deployment import DeploymentSpec, Intent, ServingPlan
 from controlplane.domain.node import NodeSpec
+from controlplane.domain.recovery import BackupRun, Drill, Inventory, Override
 from controlplane.kernel.errors import TerminalError
 
 type EventData = tuple[tuple[str, str | int | float | bool], ...]
@@ -87,6 +88,10 @@ NODE_SPEC: Final = Codec(TypeAdapter(NodeSpec), what="node spec")
 DEPLOYMENT_SPEC: Final = Codec(TypeAdapter(DeploymentSpec), what="deployment spec")
 SERVING_PLAN: Final = Codec(TypeAdapter(ServingPlan), what="serving plan")
 INTENT: Final = Codec(TypeAdapter(Intent), what="intent")
+BACKUP_RUN: Final = Codec(TypeAdapter(BackupRun), what="backup run")
+DRILL: Final = Codec(TypeAdapter(Drill), what="drill")
+INVENTORY: Final = Codec(TypeAdapter(Inventory), what="bucket's inventory")
+OVERRIDE: Final = Codec(TypeAdapter(Override), what="override")
 EVENT_DATA: Final[Codec[EventData]] = Codec(TypeAdapter(EventData), what="event's data")
 
 

@@ -15,7 +15,7 @@ from controlplane.adapters.db.codecs import (
     us_from_time,
 )
 from controlplane.adapters.db.session import Session
-from controlplane.adapters.db.tables import DECISIONS, EVENTS, IDEMPOTENT_ANSWERS, TICKS
+from controlplane.adapters.db.tables import BACKUP_RUNS, DECISIONS, EVENTS, IDEMPOTENT_ANSWERS, OVERRIDES, TICKS
 from controlplane.domain.decision import DecisionRecord
 from controlplane.domain.event import Event, EventKind, NewEvent
 from controlplane.domain.reason import Reason
@@ -93,8 +93,11 @@ class HistoryRows:
             (DECISIONS.c.at_us, decisions_before),
             (TICKS.c.started_at_us, ticks_before),
             (IDEMPOTENT_ANSWERS.c.at_us, events_before),
+            (OVERRIDES.c.until_us, events_before),
         ):
             gone += await self._session.run(delete(column.table).where(column < us_from_time(before)))
+        ended = BACKUP_RUNS.c.ended & (BACKUP_RUNS.c.asked_at_us < us_from_time(events_before))
+        gone += await self._session.run(delete(BACKUP_RUNS).where(ended))
         return gone
 
     async def write_appended(self) -> None:

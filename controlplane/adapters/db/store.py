@@ -14,6 +14,7 @@ from controlplane.adapters.db.deployment_rows import DeploymentRows, deployment_
 from controlplane.adapters.db.engine import SQLITE, check_sqlite_file, create_engine, meaning, parse_url
 from controlplane.adapters.db.history_rows import HistoryRows
 from controlplane.adapters.db.node_rows import NodeRows, node_from_row
+from controlplane.adapters.db.recovery_rows import RecoveryRows
 from controlplane.adapters.db.remembered import Remembered
 from controlplane.adapters.db.replica_rows import ReplicaRows, replica_from_row
 from controlplane.adapters.db.schema import bring_up_to_date
@@ -43,7 +44,7 @@ async def open_store(url: str) -> "SqlStore":
     return SqlStore(engine)
 
 
-class SqlTransaction(SiteRows, NodeRows, DeploymentRows, ReplicaRows, HistoryRows, ClaimRows):
+class SqlTransaction(SiteRows, NodeRows, DeploymentRows, ReplicaRows, HistoryRows, RecoveryRows, ClaimRows):
     """One transaction: the row modules over one session."""
 
     def __init__(self, session: Session, memory: "RowMemory") -> None:

@@ -181,6 +181,45 @@ IDEMPOTENT_ANSWERS: Final = Table(
     Column("at_us", BigInteger, nullable=False, index=True),
 )
 
+BACKUP_RUNS: Final = Table(
+    "backup_runs",
+    METADATA,
+    Column("run", Text, primary_key=True),
+    Column("dataset", Text, nullable=False),
+    Column("ended", Boolean, nullable=False),
+    Column("asked_at_us", BigInteger, nullable=False),
+    Column("body", Text, nullable=False),
+    Index(None, "dataset", "asked_at_us"),
+)
+
+DRILLS: Final = Table(
+    "drills",
+    METADATA,
+    Column("drill", Text, primary_key=True),
+    Column("dataset", Text, nullable=False),
+    Column("asked_at_us", BigInteger, nullable=False),
+    Column("body", Text, nullable=False),
+    Index(None, "dataset", "asked_at_us"),
+)
+
+INVENTORIES: Final = Table(
+    "inventories",
+    METADATA,
+    Column("dataset", Text, primary_key=True),
+    Column("bucket", Text, primary_key=True),
+    Column("body", Text, nullable=False),
+)
+
+OVERRIDES: Final = Table(
+    "overrides",
+    METADATA,
+    Column("sequence", SEQUENCE, primary_key=True, autoincrement=True),
+    Column("at_us", BigInteger, nullable=False),
+    Column("until_us", BigInteger, nullable=False, index=True),
+    Column("body", Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+
 CLAIMS: Final = Table(
     "claims",
     METADATA,

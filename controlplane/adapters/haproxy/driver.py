@@ -17,7 +17,8 @@ from controlplane.adapters.haproxy.haproxy import HaproxyProcess
 from controlplane.adapters.haproxy.hosts import HostNames, Resolve
 from controlplane.adapters.haproxy.places import GatewayPaths, metrics_port
 from controlplane.adapters.haproxy.traffic import count_arrivals, read_sample
-from controlplane.domain.site import GatewaySpec, SecretRef
+from controlplane.domain.secret import SecretRef
+from controlplane.domain.site import GatewaySpec
 from controlplane.domain.telemetry import GatewaySample
 from controlplane.gateway.beside import KeyDigest
 from controlplane.gateway.changes import Commands, Reload, assign_slots, plan_changes

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
+from controlplane.adapters.sitefile.convert_recovery import to_recovery
 from controlplane.adapters.sitefile.schema import (
     Autoscaling,
     DeploymentSection,
@@ -61,6 +62,7 @@ def to_site(document: SiteDocument) -> Site:
         ),
         store=StoreSpec(kind=StoreKind(document.store.kind), url=document.store.url),
         load=None if document.load is None else _load(document.load),
+        recovery=to_recovery(document.recovery, StoreKind(document.store.kind), site_name=document.site.name),
         replica_ports=(document.replica_ports.first, document.replica_ports.last),
     )
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from controlplane.adapters.sitefile.convert_recovery import OWN_DATASET
 from controlplane.adapters.sitefile.findings import Finding, Path, Plain, shown_text, suggestion
 from controlplane.adapters.sitefile.outline import Entry, entries, integer, names, section, text, texts
 
@@ -19,6 +20,8 @@ _DECLARED_IN: Final = {
     "deployment": "deployments",
     "model": "the model catalog",
     "gpu": "the hardware catalog",
+    "bucket": "recovery.buckets",
+    "dataset": "recovery.datasets",
 }
 
 
@@ -45,6 +48,7 @@ def reference_findings(data: Plain, known: Known) -> Iterator[Finding]:
     yield from _engines_and_pools(data)
     yield from _catalog(data, known)
     yield from _weights(data)
+    yield from _recovery(data)
 
 
 def declared_nodes(path: Path, pool: Entry) -> Iterator[DeclaredNode]:
@@ -70,6 +74,9 @@ def _unique_names(data: Plain) -> Iterator[Finding]:
         (("engines",), "engine"),
         (("deployments",), "deployment"),
         (("gateway", "tenants"), "tenant"),
+        (("recovery", "buckets"), "bucket"),
+        (("recovery", "datasets"), "dataset"),
+        (("recovery", "drills"), "drill"),
     )
     for keys, what in lists:
         yield from _repeated(_named(entries(data, *keys)), what=what)
@@ -135,6 +142,17 @@ def _weights(data: Plain) -> Iterator[Finding]:
     deployments = names(data, "deployments")
     for name in section(data, "load", "deployments"):
         yield from _unknown(("load", "deployments", name), name, deployments, what="deployment", at_key=True)
+
+
+def _recovery(data: Plain) -> Iterator[Finding]:
+    buckets = names(data, "recovery", "buckets")
+    datasets = names(data, "recovery", "datasets") | {OWN_DATASET}
+    for path, dataset in entries(data, "recovery", "datasets"):
+        for index, name in texts(dataset, "buckets") or ():
+            yield from _unknown((*path, "buckets", index), name, buckets, what="bucket")
+    for path, drill in entries(data, "recovery", "drills"):
+        yield from _reference(path, drill, "dataset", datasets)
+        yield from _reference(path, drill, "bucket", buckets)
 
 
 def _reference(path: Path, entry: Entry, key: str, valid: frozenset[str]) -> Iterator[Finding]:

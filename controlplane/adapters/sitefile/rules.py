@@ -9,6 +9,7 @@ from typing import Final
 
 from controlplane.adapters.sitefile.findings import Finding, Path, Plain, shown
 from controlplane.adapters.sitefile.outline import Entry, duration, entries, integer, number, section, text
+from controlplane.adapters.sitefile.recovery_rules import recovery_findings
 from controlplane.adapters.sitefile.references import NODE_NAME_CHARACTERS_MAX, declared_nodes
 from controlplane.adapters.sitefile.scaling_rules import autoscaling_findings
 from controlplane.adapters.sitefile.schema import Gateway, ReplicaPorts, Telemetry
@@ -55,6 +56,7 @@ def rule_findings(data: Plain) -> Iterator[Finding]:
     yield from _telemetry(section(data, "telemetry"))
     yield from _store(section(data, "store"))
     yield from _load(section(data, "load"))
+    yield from recovery_findings(data)
 
 
 def _pools(data: Plain) -> Iterator[Finding]:

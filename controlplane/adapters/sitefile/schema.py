@@ -8,9 +8,11 @@ for each field in docs/site-file.md, then `quarterdeck site schema --out schemas
 from datetime import timedelta
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag
 
 from controlplane.adapters.sitefile.quantities import DurationBetween, SizeBetween
+from controlplane.adapters.sitefile.schema_recovery import Recovery
+from controlplane.adapters.sitefile.section import Section
 from controlplane.adapters.sitefile.values import (
     Address,
     ArgumentName,
@@ -65,12 +67,6 @@ Latency = Annotated[
     ),
 ]
 """The share of requests that must be as fast, and how fast: `p50` is the median."""
-
-
-class Section(BaseModel):
-    """A mapping of the file: unknown keys are errors, nothing is converted silently."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
 
 
 class SiteSection(Section):
@@ -391,3 +387,5 @@ class SiteDocument(Section):
     """Ports for replicas on each address."""
     load: Load | None = None
     """A load of its own, for demonstrations."""
+    recovery: Recovery | None = None
+    """What must survive: backups within their RPO, drills within their RTO."""

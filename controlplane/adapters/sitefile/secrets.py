@@ -11,7 +11,7 @@ from typing import Final, Never
 
 from controlplane.adapters.sitefile.findings import Finding, Path, Plain
 from controlplane.adapters.sitefile.positions import Place
-from controlplane.domain.site import SecretRef
+from controlplane.domain.secret import SecretRef
 from controlplane.kernel.errors import InvalidError, Problem
 
 HOW: Final = "write {env: NAME} or {file: PATH}, and keep the value out of this file"

@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 from controlplane.adapters.sitefile.quantities import parse_duration
 from controlplane.adapters.sitefile.secrets import HOW, REFERENCE_EXPECTED, reference_of
 from controlplane.domain.scaling import SignalKind
-from controlplane.domain.site import SecretRef
+from controlplane.domain.secret import SecretRef
 from controlplane.kernel.ids import NAME_PATTERN
 
 

@@ -8,7 +8,8 @@ from string import Template
 import pytest
 
 from controlplane.domain.replica import ReplicaPhase
-from controlplane.domain.site import GatewaySpec, SecretRef, TenantSpec
+from controlplane.domain.secret import SecretRef
+from controlplane.domain.site import GatewaySpec, TenantSpec
 from controlplane.gateway import replies, sections
 from controlplane.gateway.beside import KeyDigest, encoded
 from controlplane.gateway.changes import assign_slots

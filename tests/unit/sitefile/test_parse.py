@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from controlplane.adapters.sitefile.parse import load_site, parse_site, read_text
 from controlplane.adapters.sitefile.positions import DOCUMENT_BYTES_MAX
 from controlplane.domain.deployment import EngineKind, IdleMode
-from controlplane.domain.site import SecretRef, StoreKind, TelemetrySource
+from controlplane.domain.secret import SecretRef
+from controlplane.domain.site import StoreKind, TelemetrySource
 from controlplane.domain.slo import LatencyTarget, Slo
 from controlplane.kernel.errors import InvalidError, Problem
 from controlplane.kernel.ids import DeploymentName, NodeName, PoolName

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from controlplane.adapters.launchers.local.spawn import environment_of
 from controlplane.adapters.sitefile.parse import parse_site
 from controlplane.adapters.sitefile.secrets import instead_of_secret, is_secret_name, mask, resolve_secret
-from controlplane.domain.site import SecretRef
+from controlplane.domain.secret import SecretRef
 from controlplane.kernel.errors import InvalidError, Problem
 from controlplane.kernel.ids import NodeName, ReplicaName
 from controlplane.replicas.ports import LaunchSpec

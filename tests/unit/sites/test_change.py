@@ -5,16 +5,8 @@ from dataclasses import replace
 from datetime import timedelta
 
 from controlplane.domain.deployment import EngineKind, ServingPlan
-from controlplane.domain.site import (
-    EngineSpec,
-    GatewaySpec,
-    LoadSpec,
-    SecretRef,
-    Site,
-    StoreKind,
-    StoreSpec,
-    TenantSpec,
-)
+from controlplane.domain.secret import SecretRef
+from controlplane.domain.site import EngineSpec, GatewaySpec, LoadSpec, Site, StoreKind, StoreSpec, TenantSpec
 from controlplane.domain.slo import LatencyTarget, Slo
 from controlplane.kernel.ids import DeploymentName, RevisionId, TenantName
 from controlplane.sites.change import compare_sites
