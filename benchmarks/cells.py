@@ -159,8 +159,11 @@ def _subject(model: Model, gpu: str) -> Subject:
     )
 
 
-def trial_of(cell: Cell, seed: int) -> Trial | None:
-    """The cell with its load scaled; None when not even a lone request meets the objectives often enough."""
+def scaled_trial(cell: Cell, seed: int) -> Trial | None:
+    """The cell with its load scaled; None when not even a lone request meets the objectives often enough.
+
+    InvalidError when so scaled it is more than the simulator takes, or nothing.
+    """
     trial = Trial(
         subject=_subject(cell.model, cell.gpu),
         workload=_workload(cell.load, 1.0, seed) if not cell.load.is_rates else _small(cell.load, seed),
