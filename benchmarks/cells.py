@@ -106,8 +106,8 @@ LOADS: Final = (
     ),
 )
 """Of the week-long rates six hours of the second day, the morning's rise among them: a decision a second over a week
-would take longer than it tells. Of ServeGen's small requests, of which twelve replicas serve a thousand a second, half
-an hour."""
+would take longer than it tells. Of ServeGen's small requests, of which a fleet serves up to four thousand a second,
+half an hour."""
 SYNTHETIC: Final = tuple(Load(name=f"synthetic-{kind}", kind=kind) for kind in ("day", "walk"))
 """What peers are tuned on, and our policy was; never reported beside public traces."""
 
