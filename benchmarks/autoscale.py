@@ -14,7 +14,7 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -23,10 +23,11 @@ from typing import Final
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.cells import COLD_STARTS_S, GPUS, LOADS, MODELS, SYNTHETIC, Cell, cells, loads, trial_of
+from benchmarks.cells import COLD_STARTS_S, GPUS, LOADS, MODELS, SYNTHETIC, Cell, cells, loads, scaled_trial
 from benchmarks.jobs import over_jobs
 from benchmarks.machine import this_machine
 from benchmarks.report import RESULTS, Grid, Report, save, show
+from controlplane.kernel.errors import InvalidError, NotFoundError
 from controlplane.simulation.fleet.ours import NAME as OURS
 from controlplane.simulation.fleet.ours import our_policy
 from controlplane.simulation.fleet.outcome import Outcome
@@ -48,6 +49,8 @@ _TUNING_SEED: Final = 1000
 type Knobs = Mapping[str, float]
 type Tuned = Mapping[tuple[str, float], Knobs]
 """Best knobs by peer and cold start."""
+type Trials = Callable[[Cell, int], Trial | None]
+"""As `scaled_trial`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,13 +74,30 @@ class Row:
     requests: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A cell that could not be run with this seed."""
+
+    cell: str
+    seed: int
+    reason: str
+
+
 # -- running ----------------------------------------------------------------------------------------------------------
 
 
-def rows_of(job: tuple[Cell, int], *, policies: Sequence[str], tuned: Tuned) -> list[Row]:
-    """All policies on one cell; no rows when no replica meets the objectives there."""
+def rows_of(
+    job: tuple[Cell, int], *, policies: Sequence[str], tuned: Tuned, trials: Trials = scaled_trial
+) -> list[Row] | Failure:
+    """All policies on one cell; no rows when no replica meets the objectives there.
+
+    A load that is missing, or is too large for the simulator once it is scaled, ends its cell and not the whole run.
+    """
     cell, seed = job
-    trial = trial_of(cell, seed)
+    try:
+        trial = trials(cell, seed)
+    except (InvalidError, NotFoundError) as error:
+        return Failure(cell=cell.name, seed=seed, reason=str(error))
     if trial is None:
         return []
     known, _ = clairvoyant(trial)
@@ -129,11 +149,8 @@ def tune(job: tuple[str, float]) -> tuple[str, float, dict[str, float]]:
     of the profiled capacity.
     """
     name, cold_start_s = job
-    trials = [
-        trial
-        for load in SYNTHETIC
-        if (trial := trial_of(Cell(load=load, model=MODELS[2], gpu="h100", cold_start_s=cold_start_s), _TUNING_SEED))
-    ]
+    days = cells(SYNTHETIC, models=MODELS[2:], gpus=("h100",), cold_starts_s=(cold_start_s,))
+    trials = [trial for day in days if (trial := scaled_trial(day, _TUNING_SEED))]
     scored = [(_score(trials, name, knobs), knobs) for knobs in combinations(PEERS[name])]
     return name, cold_start_s, min(scored, key=lambda pair: pair[0])[1]
 
@@ -151,7 +168,9 @@ def tunable(peers: Mapping[str, Peer]) -> list[str]:
 # -- what it says -----------------------------------------------------------------------------------------------------
 
 
-def report_of(rows: Sequence[Row], skipped: Sequence[str], tuned: Tuned, source: str) -> Report:
+def report_of(
+    rows: Sequence[Row], skipped: Sequence[str], tuned: Tuned, source: str, *, failures: Sequence[Failure] = ()
+) -> Report:
     policies = list(dict.fromkeys(row.policy for row in rows))
     cold_starts_s = sorted({row.cold_start_s for row in rows})
     grids = [_summary("All cells", rows, policies)]
@@ -160,16 +179,19 @@ def report_of(rows: Sequence[Row], skipped: Sequence[str], tuned: Tuned, source:
         for cold_s in cold_starts_s
     ]
     grids.append(_by_cell(rows))
+    if failures:
+        grids.append(_failed(failures))
     ours = [row for row in rows if row.policy == OURS]
     met = [row for row in ours if row.attainment >= TARGET]
     cheap = [row for row in met if row.over_clairvoyant <= COST]
     saving = _saving(rows)
-    failed = sorted({row.cell for row in ours if row.attainment < TARGET})
+    short = sorted({row.cell for row in ours if row.attainment < TARGET})
+    not_run = dict.fromkeys(failure.cell for failure in failures)
     verdict = (
         f"Aim: {TARGET:.0%} at {COST:g} times clairvoyant. Of {len(ours)} runs ours met {TARGET:.0%} in {len(met)}, "
         f"{len(cheap)} of them within {COST:g}. Against the cheapest peer (tuned or not) that attains as much: median "
-        f"{saving:+.0%} GPU-hours. Below {TARGET:.0%}: {', '.join(failed) or 'none'}. No replica meets the objectives "
-        f"in: {', '.join(skipped) or 'none'}. {source}."
+        f"{saving:+.0%} GPU-hours. Below {TARGET:.0%}: {', '.join(short) or 'none'}. No replica meets the objectives "
+        f"in: {', '.join(skipped) or 'none'}. Failed to run: {', '.join(not_run) or 'none'}. {source}."
     )
     return Report(
         name=NAME,
@@ -178,6 +200,7 @@ def report_of(rows: Sequence[Row], skipped: Sequence[str], tuned: Tuned, source:
         results={
             "results": [asdict(row) for row in rows],
             "skipped": list(skipped),
+            "failed": [asdict(failure) for failure in failures],
             "tuned": {f"{name} {cold_s:g}": dict(knobs) for (name, cold_s), knobs in tuned.items()},
         },
     )
@@ -227,6 +250,14 @@ def _by_cell(rows: Sequence[Row]) -> Grid:
     return Grid(title="Ours by cell", heads=heads, rows=lines)
 
 
+def _failed(failures: Sequence[Failure]) -> Grid:
+    seeds: dict[tuple[str, str], list[int]] = {}
+    for failure in failures:
+        seeds.setdefault((failure.cell, failure.reason), []).append(failure.seed)
+    lines = [(f"{cell}: {reason}", ", ".join(map(str, found))) for (cell, reason), found in seeds.items()]
+    return Grid(title="Cells that failed to run", heads=("cell and why", "seeds"), rows=lines)
+
+
 def _cheapest_equal(here: Sequence[Row], attainment: float) -> tuple[str, float] | None:
     """The peer with the least cost among those that attain as much, or the aim."""
     found = []
@@ -260,6 +291,7 @@ def measure(
     jobs: int,
     with_tuned: bool,
     known: Tuned | None = None,
+    trials: Trials = scaled_trial,
 ) -> Report:
     """`known`: knobs of an earlier search, which takes longer than all the rest."""
     tuned: dict[tuple[str, float], Knobs] = dict(known or {})
@@ -268,19 +300,21 @@ def measure(
     if with_tuned and not tuned:
         colds = sorted({cell.cold_start_s for cell in chosen})
         searches = [(name, cold_s) for name in policies if name in tunable(PEERS) for cold_s in colds]
-        found = over_jobs(tune, searches, jobs)
-        for name, cold_s, knobs in track(found, "tuning peers", total=len(searches), console=_progress()):
+        searched = over_jobs(tune, searches, jobs)
+        for name, cold_s, knobs in track(searched, "tuning peers", total=len(searches), console=_progress()):
             tuned[name, cold_s] = knobs
     rows: list[Row] = []
     skipped: list[str] = []
-    runs = over_jobs(partial(rows_of, policies=policies, tuned=tuned), todo, jobs)
-    for (cell, _), found_rows in zip(
-        todo, track(runs, "running cells", total=len(todo), console=_progress()), strict=True
-    ):
-        rows += found_rows
-        if not found_rows:
+    failures: list[Failure] = []
+    runs = over_jobs(partial(rows_of, policies=policies, tuned=tuned, trials=trials), todo, jobs)
+    for (cell, _), found in zip(todo, track(runs, "running cells", total=len(todo), console=_progress()), strict=True):
+        if isinstance(found, Failure):
+            failures.append(found)
+            continue
+        rows += found
+        if not found:
             skipped.append(cell.name)
-    return report_of(rows, list(dict.fromkeys(skipped)), tuned, source)
+    return report_of(rows, list(dict.fromkeys(skipped)), tuned, source, failures=failures)
 
 
 def _progress() -> Console:

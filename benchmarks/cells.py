@@ -106,8 +106,8 @@ LOADS: Final = (
     ),
 )
 """Of the week-long rates six hours of the second day, the morning's rise among them: a decision a second over a week
-would take longer than it tells. Of ServeGen's small requests, of which twelve replicas serve a thousand a second, half
-an hour."""
+would take longer than it tells. Of ServeGen's small requests, of which a fleet serves up to four thousand a second,
+half an hour."""
 SYNTHETIC: Final = tuple(Load(name=f"synthetic-{kind}", kind=kind) for kind in ("day", "walk"))
 """What peers are tuned on, and our policy was; never reported beside public traces."""
 
@@ -159,8 +159,11 @@ def _subject(model: Model, gpu: str) -> Subject:
     )
 
 
-def trial_of(cell: Cell, seed: int) -> Trial | None:
-    """The cell with its load scaled; None when not even a lone request meets the objectives often enough."""
+def scaled_trial(cell: Cell, seed: int) -> Trial | None:
+    """The cell with its load scaled; None when not even a lone request meets the objectives often enough.
+
+    InvalidError when so scaled it is more than the simulator takes, or nothing.
+    """
     trial = Trial(
         subject=_subject(cell.model, cell.gpu),
         workload=_workload(cell.load, 1.0, seed) if not cell.load.is_rates else _small(cell.load, seed),

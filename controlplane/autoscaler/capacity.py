@@ -12,7 +12,8 @@ so w is the work that a request brings and x w the utilisation. p is without the
 pass over the weights, which the decoding sequences make anyway. A request's own gap is the mean of O of them: x t O
 prompts stall it, as many more as a compound Poisson count has at the objective's percentile, so short outputs need more
 room than long ones. Every limit (gap, KV cache, sequences, time to first token) bounds x. Form and coefficients: NVIDIA
-aiconfigurator; how near the simulator this comes: `python -m benchmarks capacity` (docs/autoscaling.md).
+aiconfigurator. What a replica carries in the simulator is measured there (`simulation.fleet.profile`); what the policy
+makes of this belief is in docs/benchmarks.md.
 
 Replicas pool their luck: the number of open requests varies like a Poisson count (M/G/inf), or as many times more as
 arrivals are measured to scatter (`scatter`), so n replicas plan for a mean that lies z standard deviations below n

@@ -123,7 +123,10 @@ class Observation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
-    """The policy's knobs, as data. Each default has its reason; none was fitted to a trace that is reported."""
+    """The policy's knobs, as data. Each default has its reason; none was fitted to a trace that is reported.
+
+    One exception: the last step of `recall_leads`, `up_z` and `scatter_proof_z` had llm-d's ramp in view.
+    """
 
     # -- lead
     lead_quantile: float = 0.9
