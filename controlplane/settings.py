@@ -14,10 +14,12 @@ LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """`QUARTERDECK_STATE_DIR` and `QUARTERDECK_LOG_LEVEL`; options on the command line win."""
+    """Of `QUARTERDECK_STATE_DIR`, `..._LOG_LEVEL` and `..._BREAK_GLASS_KEY`; options on the command line win."""
 
     state_dir: Path = STATE_DIR_DEFAULT
     log_level: str = "INFO"
+    break_glass: Path | None = None
+    """File of the offline key, for the time of a drill that may use no other."""
 
 
 def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
@@ -31,4 +33,5 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     return Settings(
         state_dir=Path(source.get("QUARTERDECK_STATE_DIR") or STATE_DIR_DEFAULT),
         log_level=level,
+        break_glass=Path(lent) if (lent := source.get("QUARTERDECK_BREAK_GLASS_KEY")) else None,
     )

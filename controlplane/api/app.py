@@ -12,6 +12,7 @@ from controlplane.api import (
     routes_deployments,
     routes_history,
     routes_nodes,
+    routes_recovery,
     routes_replicas,
     routes_site,
     routes_status,
@@ -51,6 +52,7 @@ def create_app(context: ApiContext, *, allowed_hosts: tuple[str, ...] = LOOPBACK
     v1 = APIRouter(prefix="/api/v1")
     for module in (
         routes_site, routes_nodes, routes_deployments, routes_replicas, routes_history, routes_status,
+        routes_recovery,
     ):  # fmt: skip
         v1.include_router(module.router)
     app.include_router(v1)

@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 
 from controlplane.domain.deployment import Deployment
 from controlplane.domain.ports import Telemetry
+from controlplane.domain.recovery import Drill
 from controlplane.domain.site import Site
 from controlplane.domain.store import Store
 from controlplane.kernel.effects import Clock
@@ -49,6 +50,7 @@ class ReplayAnswer:
 type ApplySite = Callable[[str, bool], Awaitable[SiteChangeAnswer]]
 type LogTail = Callable[[ReplicaName, int], Awaitable[Sequence[str]]]
 type Loops = Callable[[], Sequence[LoopAnswer]]
+type Evidence = Callable[[Drill], Awaitable[str]]
 type Replay = Callable[[str | None, int], Awaitable[ReplayAnswer]]
 
 
@@ -70,6 +72,10 @@ class ApiContext:
     """How the objectives are met lately."""
     metrics: Callable[[], str]
     """The control plane's own exposition text."""
+    evidence: Evidence
+    """The signed bundle of an ended drill."""
+    has_break_glass: Callable[[], bool]
+    """Whether the offline key is lent to this control plane now."""
     gateway_url: str
     links: Mapping[str, str]
 

@@ -40,6 +40,8 @@ from controlplane.bootstrap.loops import (
     autoscaler_pace,
     gateway_after,
 )
+from controlplane.bootstrap.recovery_parts import LOOPS as RECOVERY_LOOPS
+from controlplane.bootstrap.recovery_parts import RecoveryParts, put_recovery_together
 from controlplane.bootstrap.site_work import SiteWork
 from controlplane.domain.deployment import Deployment
 from controlplane.domain.reason import Reason
@@ -57,9 +59,11 @@ from controlplane.runtime.reconciler import Pace, Reconciler
 from controlplane.runtime.status import SURVEY, TickOutcome
 from controlplane.runtime.supervisor import Service
 
-LOOPS: Final = frozenset({"replicas", "autoscaler", "gateway", "fleet", "housekeeping"})
+LOOPS: Final = frozenset({"replicas", "autoscaler", "gateway", "fleet", "housekeeping"}) | RECOVERY_LOOPS
 FOLLOW_PERIOD: Final = timedelta(seconds=2)
 """How soon an instance notices that another one applied a site."""
+EMBEDDED_PERIOD: Final = timedelta(seconds=2)
+"""How soon an embedded store or database that died is started again."""
 GPU_STATE_VARIABLE: Final = "QUARTERDECK_GPU_STATE_DIR"
 
 
@@ -73,6 +77,7 @@ class Parts:
     engines: HttpEngines
     gateway: HaproxyGateway
     telemetry: TelemetryCollector
+    recovery: RecoveryParts
     drivers: tuple[Driver, ...]
     services: tuple[Service, ...]
     context: ApiContext
@@ -80,7 +85,14 @@ class Parts:
 
 
 def put_together(
-    *, store: SqlStore, site_work: SiteWork, site: Site, state_dir: Path, control_url: str, instance: InstanceId
+    *,
+    store: SqlStore,
+    site_work: SiteWork,
+    site: Site,
+    state_dir: Path,
+    control_url: str,
+    instance: InstanceId,
+    break_glass: Path | None = None,
 ) -> Parts:
     """Inside a running event loop."""
     clock, rng, ids = SystemClock(), SystemRng(), UuidIds()
@@ -104,6 +116,18 @@ def put_together(
         arrivals=gateway.arrivals,
         on_gateway=lambda: hints.hint(AUTOSCALER),
     )
+    recovery = put_recovery_together(
+        store=store,
+        clock=clock,
+        rng=rng,
+        ids=ids,
+        hints=hints,
+        declared=lambda: (site_work.site() or site).recovery,
+        state_dir=state_dir,
+        mark=mark,
+        secret=_secret,
+        break_glass=break_glass,
+    )
     paced: Sequence[tuple[Reconciler, Pace]] = (
         (FleetReconciler(store=store, telemetry=telemetry, clock=clock), FLEET_PACE),
         (
@@ -126,6 +150,7 @@ def put_together(
             autoscaler_pace(site.telemetry.interval),
         ),
         (Housekeeping(store=store, clock=clock), HOUSEKEEPING_PACE),
+        *recovery.paced,
     )
     drivers = tuple(
         Driver(
@@ -153,6 +178,7 @@ def put_together(
             clock=clock,
             after=gateway_after(interval),
         ),
+        "embedded": Beat(body=recovery.embedded.keep, period=EMBEDDED_PERIOD, clock=clock),
         "site": Beat(body=site_work.follow, period=FOLLOW_PERIOD, clock=clock),
     }
     services = tuple(
@@ -172,6 +198,8 @@ def put_together(
         replay=_Replaying(store).answer,
         slo=measuring.standing,
         metrics=lambda: metrics.render().decode(),
+        evidence=recovery.evidence,
+        has_break_glass=lambda: recovery.vault.has_break_glass,
         gateway_url=f"http://{site.gateway.host}:{site.gateway.port}",
         links={"docs": f"{control_url}/docs", "openapi": f"{control_url}/api/v1/openapi.json"},
     )
@@ -182,6 +210,7 @@ def put_together(
         engines=engines,
         gateway=gateway,
         telemetry=telemetry,
+        recovery=recovery,
         drivers=drivers,
         services=services,
         context=context,

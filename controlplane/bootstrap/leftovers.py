@@ -44,7 +44,8 @@ def stop_leftovers(mark: str, *, grace_s: float = _TERM_GRACE_S) -> int:
 
 def _carries(process: psutil.Process, mark: str) -> bool:
     try:
-        if process.uids().real != os.getuid() or process.status() == psutil.STATUS_ZOMBIE:
+        # Under root the embedded PostgreSQL runs as another user.
+        if os.getuid() not in (0, process.uids().real) or process.status() == psutil.STATUS_ZOMBIE:
             return False
         return process.environ().get(SITE_VARIABLE) == mark
     except psutil.Error:

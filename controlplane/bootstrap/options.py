@@ -22,6 +22,8 @@ class ServeOptions:
     log_level: str
     instance: str | None
     """Its name where several work in one folder; None: the only one."""
+    break_glass: Path | None = None
+    """File of the offline key, lent for a drill."""
 
 
 def log_file(options: ServeOptions) -> Path:

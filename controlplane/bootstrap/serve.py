@@ -70,6 +70,7 @@ async def serve(options: ServeOptions, told: Told) -> None:
             state_dir=options.state_dir,
             control_url=control_url,
             instance=instance,
+            break_glass=options.break_glass,
         )
         stack.push_async_callback(parts.telemetry.close)
         await stack.enter_async_context(parts.engines)
@@ -155,13 +156,16 @@ async def _run(
         await supervisor.run()
         started.cancel()
     if ending.keep_serving:
+        await asyncio.to_thread(parts.recovery.workshop.end)
         _LOG.info("the control plane ends; gateway and replicas go on serving")
         return
     if others := lock.others():
+        await asyncio.to_thread(parts.recovery.workshop.end)
         _LOG.info("this control plane ends; others go on", extra={"instances": others})
         return
     await asyncio.to_thread(load.stop)
     await end_replicas(parts)
+    await asyncio.to_thread(parts.recovery.end)
     await parts.gateway.stop()
 
 
@@ -181,6 +185,7 @@ async def _start_up(
     except TimeoutError:
         _LOG.warning("some deployments have no ready replica yet")
     if options.load and site.load is not None:
+        parts.recovery.embedded.writes_per_s = site.load.writes_per_s
         embedding = await _embedding(parts)
         await asyncio.to_thread(
             load.start, site.load, parts.context.gateway_url, control_url=control_url, embedding=embedding

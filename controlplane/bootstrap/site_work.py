@@ -11,10 +11,12 @@ from controlplane.adapters.sitefile.planned import PlannedFile, plan_reading
 from controlplane.api.context import SiteChangeAnswer
 from controlplane.catalog.files import load_catalog
 from controlplane.catalog.planning import plan_serving
+from controlplane.domain.recovery import RiskyAction
 from controlplane.domain.site import GatewaySpec, Site
 from controlplane.domain.store import AppliedSite, Store
 from controlplane.kernel.effects import Clock
-from controlplane.kernel.errors import InvalidError, NotFoundError
+from controlplane.kernel.errors import ConflictError, InvalidError, NotFoundError
+from controlplane.recovery.standing import permission_now
 from controlplane.sites.apply import apply_site, digest_of, preview_site
 from controlplane.sites.model import ChangeLine
 
@@ -75,7 +77,13 @@ class SiteWork:
     async def apply_document(self, document: str, dry_run: bool) -> SiteChangeAnswer:  # noqa: FBT001 - the port's form
         """The API's port: parse, plan, then apply or only say what it would change."""
         planned = await asyncio.to_thread(self._plan, document, _DOCUMENT_NAME)
-        return await self._apply(planned, dry_run=dry_run)
+        refusal = await self._refusal(planned)
+        if refusal is None:
+            return await self._apply(planned, dry_run=dry_run)
+        if not dry_run:
+            raise ConflictError(refusal)
+        answer = await self._apply(planned, dry_run=True)
+        return replace(answer, sentences=(*answer.sentences, refusal))
 
     async def follow(self) -> str:
         """Take over what another instance applied; a sentence on what was found."""
@@ -105,6 +113,24 @@ class SiteWork:
             document, file=name, known_models=frozenset(catalog.models), known_gpus=frozenset(catalog.gpus)
         )
         return plan_reading(reading, partial(plan_serving, catalog=catalog))
+
+    async def _refusal(self, planned: PlannedFile) -> str | None:
+        """Replacing what serves is a deploy: not while what must survive might not come back. None: it may be."""
+        declared = self._declared
+        if declared is None or not declared.recovery.datasets:
+            return None
+        change = await preview_site(self._store, planned.site, planned.document, planned.plans, previous=self._declared)
+        replaced = [changed.spec.name for changed in change.deployments_changed if changed.restarts]
+        if not replaced:
+            return None
+        async with self._store.transaction() as tx:
+            permission = await permission_now(tx, declared.recovery, RiskyAction.DEPLOY, self._clock.now())
+        if permission.allowed:
+            return None
+        return (
+            f"replicas of {', '.join(replaced)} would be replaced, and recovery refuses deploys now: "
+            f"{'; '.join(permission.reasons)}. If it cannot wait: `quarterdeck recovery override deploy --reason WHY`"
+        )
 
     async def _apply(self, planned: PlannedFile, *, dry_run: bool) -> SiteChangeAnswer:
         site, document = planned.site, planned.document

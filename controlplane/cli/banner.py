@@ -15,7 +15,7 @@ from controlplane.cli.client import DEFAULT_URL
 from controlplane.cli.view import event_line
 from controlplane.settings import STATE_DIR_DEFAULT
 
-_EVENTS_SHOWN = frozenset({"decision", "deployment", "node", "gateway", "site", "control_plane"})
+_EVENTS_SHOWN = frozenset({"decision", "deployment", "node", "gateway", "site", "control_plane", "recovery"})
 """While running, replicas' own steps stay in `quarterdeck events`; decisions and holds are what people want."""
 
 

@@ -6,7 +6,23 @@ from typing import Annotated, Final
 import typer
 
 import controlplane
-from controlplane.cli import agent, autoscale, down, history, intents, load, models, show, sim_engine, site, up, watch
+from controlplane.cli import (
+    agent,
+    autoscale,
+    down,
+    history,
+    intents,
+    keys_and_buckets,
+    load,
+    models,
+    recovery,
+    restore,
+    show,
+    sim_engine,
+    site,
+    up,
+    watch,
+)
 
 app = typer.Typer(
     name="quarterdeck",
@@ -54,3 +70,15 @@ app.add_typer(models.app, name="models", rich_help_panel="Look")
 app.add_typer(site.app, name="site", rich_help_panel="Look")
 app.add_typer(autoscale.app, name="autoscale", rich_help_panel="Look")
 app.add_typer(intents.node, name="node", rich_help_panel="Change")
+for _name, _command in (
+    ("verify", keys_and_buckets.backup_verify),
+    ("rewrap", keys_and_buckets.backup_rewrap),
+    ("break-glass", keys_and_buckets.backup_break_glass),
+):
+    recovery.backup.command(_name)(_command)
+app.command(rich_help_panel="Recover")(restore.restore)
+app.add_typer(recovery.recovery, name="recovery", rich_help_panel="Recover")
+app.add_typer(recovery.backup, name="backup", rich_help_panel="Recover")
+app.add_typer(recovery.drill, name="drill", rich_help_panel="Recover")
+app.add_typer(keys_and_buckets.bucket, name="bucket", rich_help_panel="Recover")
+app.add_typer(keys_and_buckets.evidence, name="evidence", rich_help_panel="Recover")

@@ -82,6 +82,7 @@ def up(
             load=load,
             log_level=settings.log_level,
             instance=instance,
+            break_glass=settings.break_glass,
         )
         if detach:
             _detach(options)

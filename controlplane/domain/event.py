@@ -21,6 +21,7 @@ class EventKind(StrEnum):
     GATEWAY = "gateway"
     DECISION = "decision"
     CONTROL_PLANE = "control_plane"
+    RECOVERY = "recovery"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

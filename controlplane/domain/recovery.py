@@ -79,6 +79,10 @@ class Inventory:
     """Of the continuous log, where the kind has one."""
     problem: str = ""
     """Why the bucket could not be read; points and coverage are then those of the last time."""
+    since: datetime | None = None
+    """When it was first looked at: how long the dataset is declared."""
+    rpo_state: str = ""
+    """The verdict when it was seen, in a dataset's first bucket: a change of it is worth an event. Empty: none yet."""
 
 
 class BackupPhase(StrEnum):
@@ -120,6 +124,8 @@ class BackupRun:
     asked_by: str
     attempt: int = 0
     point: PointId | None = None
+    parent: PointId | None = None
+    """What it builds on while it is made."""
     done_bytes: int = 0
     total_bytes: int | None = None
     sentence: str = ""
@@ -204,6 +210,8 @@ class Drill:
     asked_by: str
     attempt: int = 0
     point: PointId | None = None
+    named: bool = False
+    """The point was named by a person, not selected."""
     to_time: datetime | None = None
     scratch: str | None = None
     """Folder of the restored copy; None: not reserved yet, or removed again."""

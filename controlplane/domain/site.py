@@ -94,6 +94,8 @@ class LoadSpec:
     """The load ends by itself after this."""
     prompt_tokens_mean: int = 600
     output_tokens_mean: int = 120
+    writes_per_s: float = 0.0
+    """Rows a second into the embedded PostgreSQL, where a dataset is one."""
     seed: int = 7
 
 

@@ -235,5 +235,6 @@ def _load(load: Load) -> LoadSpec:
         duration=load.duration,
         prompt_tokens_mean=load.prompt_tokens_mean,
         output_tokens_mean=load.output_tokens_mean,
+        writes_per_s=load.writes_per_second,
         seed=load.seed,
     )

@@ -362,6 +362,8 @@ class Load(Section):
     """Mean length of a prompt in tokens."""
     output_tokens_mean: int = Field(default=120, ge=1, le=1_000_000)
     """Mean length of an answer in tokens."""
+    writes_per_second: float = Field(default=0, ge=0, le=1000, allow_inf_nan=False)
+    """Rows a second into the embedded PostgreSQL, so that there is something to lose."""
     seed: int = Field(default=7, ge=0, le=2**32 - 1)
     """Seed of its randomness: the same seed sends the same requests."""
 

@@ -1,0 +1,1 @@
+"""Copies of datasets: sealed, packed, written to a bucket, and read back."""

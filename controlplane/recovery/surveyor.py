@@ -1,0 +1,142 @@
+"""The loop that looks into the buckets: what lies there is the truth about recovery points and their age."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from controlplane.domain.dataset import BucketSpec, DatasetSpec, RecoverySpec
+from controlplane.domain.event import EventKind, NewEvent
+from controlplane.domain.reason import Reason
+from controlplane.domain.recovery import Drill, DrillPhase, Inventory
+from controlplane.domain.store import Claim, Store
+from controlplane.kernel.effects import Clock
+from controlplane.kernel.ids import BucketName, DatasetName, PointId
+from controlplane.recovery.retention import plan_retention
+from controlplane.recovery.rpo import RpoState, RpoTurn, RpoVerdict, turn_of
+from controlplane.recovery.standing import judge_inventory
+from controlplane.recovery.workshop import Workshop
+from controlplane.runtime.hints import Hints
+from controlplane.runtime.reconciler import TickReport
+
+LOOP: Final = "recovery-points"
+
+_LOOKS_PER_RPO: Final = 20
+"""So often within the time that may be lost: the age is known to a twentieth of what matters."""
+_LOOK_MIN: Final = timedelta(seconds=2)
+"""A look costs some requests to the store, which bills each."""
+_LOOK_MAX: Final = timedelta(seconds=60)
+
+_PROBLEMS_TOLD: Final = 3
+"""Of one recovery point, in an event; `backup show` has all."""
+_TOLD: Final[Mapping[RpoTurn, Reason]] = {
+    RpoTurn.RECOVERED: Reason.RPO_MET,
+    RpoTurn.WARNED: Reason.RPO_AT_RISK,
+    RpoTurn.BREACHED: Reason.RPO_BREACHED,
+    RpoTurn.LOST_SIGHT: Reason.RPO_UNKNOWN,
+}
+
+
+def look_every(dataset: DatasetSpec) -> timedelta:
+    return min(max(dataset.rpo / _LOOKS_PER_RPO, _LOOK_MIN), _LOOK_MAX)
+
+
+class Surveyor:
+    """Writes inventories and nothing else."""
+
+    name: Final = LOOP
+
+    def __init__(
+        self, *, store: Store, workshop: Workshop, clock: Clock, hints: Hints, declared: Callable[[], RecoverySpec]
+    ) -> None:
+        self._store = store
+        self._workshop = workshop
+        self._clock = clock
+        self._hints = hints
+        self._declared = declared
+
+    async def resources(self) -> Sequence[str]:
+        return [dataset.name for dataset in self._declared().datasets]
+
+    async def tick(self, resource: str, claim: Claim) -> TickReport:
+        declared = self._declared()
+        dataset = declared.dataset(resource)
+        if dataset is None:
+            return TickReport(sentence="no longer declared")
+        async with self._store.transaction() as tx:
+            known = {(one.dataset, one.bucket): one for one in await tx.inventories()}
+            drills = await tx.drills(dataset.name)
+        seen = [
+            annotated(await self._look(dataset, bucket, known.get((dataset.name, bucket.name))), dataset, drills)
+            for name in dataset.buckets
+            if (bucket := declared.bucket(name)) is not None
+        ]
+        first = seen[0]
+        verdict = judge_inventory(dataset, first, self._clock.now())
+        seen[0] = replace(first, rpo_state=verdict.state)
+        before = known.get((dataset.name, first.bucket))
+        events = [*self._turned(dataset, before, verdict), *self._damaged(before, first)]
+        await self._apply(claim, dataset, seen, known, events)
+        if events:
+            self._hints.hint("backups")
+        return TickReport(sentence=verdict.sentence, changed=bool(events), again_after=look_every(dataset))
+
+    async def _look(self, dataset: DatasetSpec, bucket: BucketSpec, before: Inventory | None) -> Inventory:
+        seen = await self._workshop.survey(dataset, bucket, before)
+        since = before.since if before is not None and before.since is not None else seen.observed_at
+        return replace(seen, since=since)
+
+    async def _apply(
+        self,
+        claim: Claim,
+        dataset: DatasetSpec,
+        seen: Sequence[Inventory],
+        known: dict[tuple[DatasetName, BucketName], Inventory],
+        events: Sequence[NewEvent],
+    ) -> None:
+        named = {(one.dataset, one.bucket) for one in seen}
+        async with self._store.transaction() as tx:
+            await tx.require_claim(claim.resource, claim.token)
+            for one in seen:
+                await tx.put_inventory(one)
+            for name, bucket in known:
+                if name == dataset.name and (name, bucket) not in named:
+                    await tx.delete_inventory(name, bucket)
+            if events:
+                await tx.append_events(events)
+
+    def _turned(self, dataset: DatasetSpec, before: Inventory | None, verdict: RpoVerdict) -> Iterator[NewEvent]:
+        told = RpoState(before.rpo_state) if before is not None and before.rpo_state else None
+        change = turn_of(told, verdict)
+        if change is not None:
+            yield self._event(dataset.name, _TOLD[change.turn], change.sentence)
+
+    def _damaged(self, before: Inventory | None, seen: Inventory) -> Iterator[NewEvent]:
+        told = set() if before is None else {one.point for one in before.points if one.problems}
+        for point in seen.points:
+            if point.problems and point.point not in told:
+                told_problems = "; ".join(point.problems[:_PROBLEMS_TOLD])
+                sentence = f"recovery point {point.point} of {point.dataset} in {seen.bucket}: {told_problems}"
+                yield self._event(point.dataset, Reason.POINT_DAMAGED, sentence)
+
+    def _event(self, dataset: str, reason: Reason, sentence: str) -> NewEvent:
+        return NewEvent(
+            at=self._clock.now(), kind=EventKind.RECOVERY, subject=dataset, reason=reason, sentence=sentence
+        )
+
+
+def annotated(inventory: Inventory, dataset: DatasetSpec, drills: Sequence[Drill]) -> Inventory:
+    """Each point with the rules that keep it, and when a drill last proved it."""
+    kept = {
+        one.point.point: one.kept_by
+        for one in plan_retention(inventory.points, dataset.retention, inventory.observed_at).kept
+    }
+    proven: dict[PointId, datetime] = {}
+    for drill in drills:
+        if drill.phase is DrillPhase.PASSED and drill.bucket == inventory.bucket and drill.point is not None:
+            proven[drill.point] = max(drill.phase_since, proven.get(drill.point, drill.phase_since))
+    points = tuple(
+        replace(point, kept_by=kept.get(point.point, ()), drilled_at=proven.get(point.point))
+        for point in inventory.points
+    )
+    return replace(inventory, points=points)
