@@ -7,6 +7,7 @@ from typing import Final
 
 import prometheus_client as prometheus
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
 
 from controlplane.domain.deployment import Deployment
 from controlplane.domain.node import Node, NodeState
@@ -101,6 +102,10 @@ class SelfMetrics:
         states = Tally(node.state for node in nodes)
         for state in NodeState:
             self._nodes.labels(state.value).set(states[state])
+
+    def register(self, collector: Collector) -> None:
+        """Further families on the same page."""
+        self._registry.register(collector)
 
     def render(self) -> bytes:
         """The page, format 0.0.4, to be sent as CONTENT_TYPE."""

@@ -47,7 +47,8 @@ from controlplane.domain.store import Transaction
 from controlplane.kernel.errors import ConflictError, InvalidError, NotFoundError, Problem
 from controlplane.kernel.ids import BucketName, DatasetName, PointId
 from controlplane.recovery.cost import inventory_cost
-from controlplane.recovery.forecast import forecast_rto
+from controlplane.recovery.feasibility import judge_feasibility
+from controlplane.recovery.forecast import Load, forecast_rto
 from controlplane.recovery.gate import Permission, override_problem
 from controlplane.recovery.lineage import Chain, chain_of
 from controlplane.recovery.pruner import points_in_use
@@ -355,6 +356,7 @@ def _dataset_out(seen: _Seen, dataset: DatasetSpec) -> DatasetOut:
         by_log=verdict.by_log,
         sentence=verdict.sentence,
         notes=list(verdict.notes),
+        promises=_promises(seen, dataset, base, first),
         points=len(points),
         stored_bytes=sum(point.stored_bytes for point in points),
         log_bytes=first.coverage.stored_bytes if first is not None and first.coverage is not None else 0,
@@ -366,3 +368,13 @@ def _dataset_out(seen: _Seen, dataset: DatasetSpec) -> DatasetOut:
         last_backup=next((run_out(run) for run in runs if run.ended), None),
         last_drill=drill_out(drills[0]) if drills else None,
     )
+
+
+def _promises(seen: _Seen, dataset: DatasetSpec, base: RecoveryPoint | None, inventory: Inventory | None) -> list[str]:
+    """By the size of the newest copy and what drills measured. A guess alone is not worth a line."""
+    if base is None or inventory is None:
+        return []
+    rates = seen.rates(dataset)
+    log_bytes = inventory.coverage.stored_bytes if inventory.coverage is not None else 0
+    judged = judge_feasibility(dataset, Load(plain_bytes=base.plain_bytes, log_bytes=log_bytes), rates)
+    return [one.problem or one.caution for one in judged if one.problem or (one.caution and rates.samples)]

@@ -104,6 +104,7 @@ class DatasetOut(Wire):
     by_log: bool
     sentence: str
     notes: list[str]
+    promises: list[str] = Field(description="Retention rules whose RTO is not held, or not proven, and what to do.")
     points: int
     stored_bytes: int
     log_bytes: int

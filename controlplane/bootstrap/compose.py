@@ -64,6 +64,8 @@ FOLLOW_PERIOD: Final = timedelta(seconds=2)
 """How soon an instance notices that another one applied a site."""
 EMBEDDED_PERIOD: Final = timedelta(seconds=2)
 """How soon an embedded store or database that died is started again."""
+GAUGES_PERIOD: Final = timedelta(seconds=5)
+"""How soon a look into a bucket, or a drill's end, is on /metrics."""
 GPU_STATE_VARIABLE: Final = "QUARTERDECK_GPU_STATE_DIR"
 
 
@@ -128,6 +130,7 @@ def put_together(
         secret=_secret,
         break_glass=break_glass,
     )
+    metrics.register(recovery.collector)
     paced: Sequence[tuple[Reconciler, Pace]] = (
         (FleetReconciler(store=store, telemetry=telemetry, clock=clock), FLEET_PACE),
         (
@@ -179,6 +182,7 @@ def put_together(
             after=gateway_after(interval),
         ),
         "embedded": Beat(body=recovery.embedded.keep, period=EMBEDDED_PERIOD, clock=clock),
+        "recovery-gauges": Beat(body=recovery.gauges.tell, period=GAUGES_PERIOD, clock=clock),
         "site": Beat(body=site_work.follow, period=FOLLOW_PERIOD, clock=clock),
     }
     services = tuple(

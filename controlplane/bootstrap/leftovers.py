@@ -4,11 +4,15 @@ import os
 import signal
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Final
 
 import psutil
 
-from controlplane.adapters.instance import SITE_VARIABLE
+from controlplane.adapters.instance import SITE_VARIABLE, site_mark
+
+OBJECT_STORE: Final = "object-store"
+"""Folder of the embedded store, in the state folder; as the vault has it."""
 
 _TERM_GRACE_S: Final = 20.0
 """For open requests: nobody routes to these processes any more, or nobody drained them first."""
@@ -17,6 +21,19 @@ _TERM_AGAIN_S: Final = 5.0
 _KILL_GRACE_S: Final = 5.0
 """A process may have started another one between a look and the signal; one in the kernel ends a moment later."""
 _LOOK_S: Final = 0.05
+
+
+def stop_embedded(state_dir: Path) -> None:
+    """The object store and the PostgreSQL of the folder, in their own way: what they acknowledged is on disk."""
+    if not marked_processes(site_mark(state_dir)):
+        return
+    # A second of imports, only where a control plane died.
+    from controlplane.adapters.backup.postgresql.embedded import EmbeddedPostgreSQL  # noqa: PLC0415
+    from controlplane.adapters.objectstore.seaweedfs import EmbeddedObjectStore  # noqa: PLC0415
+
+    mark = site_mark(state_dir)
+    EmbeddedPostgreSQL(state_dir, mark).stop()
+    EmbeddedObjectStore(state_dir / OBJECT_STORE, site_mark=mark).stop()
 
 
 def marked_processes(mark: str) -> list[psutil.Process]:

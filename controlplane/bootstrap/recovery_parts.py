@@ -5,15 +5,16 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 from controlplane.adapters.backup.postgresql.demo_writer import DemoWriter
 from controlplane.adapters.backup.vault import Vault, VaultPlace
 from controlplane.adapters.backup.workshop import ThreadWorkshop
-from controlplane.domain.dataset import DatasetKind, RecoverySpec
-from controlplane.domain.recovery import Drill
+from controlplane.adapters.recovery_metrics import DatasetGauges, RecoveryCollector
+from controlplane.domain.dataset import DatasetKind, DatasetSpec, RecoverySpec
+from controlplane.domain.recovery import Drill, DrillPhase, Inventory
 from controlplane.domain.secret import SecretRef
 from controlplane.domain.store import Store
 from controlplane.kernel.effects import Clock, IdSource, Rng
@@ -21,6 +22,8 @@ from controlplane.kernel.errors import QuarterdeckError
 from controlplane.recovery.backups import Backups
 from controlplane.recovery.drills import Drills
 from controlplane.recovery.pruner import LOOK_EVERY, Pruner
+from controlplane.recovery.rpo import RpoState
+from controlplane.recovery.standing import DRILLS_READ, inventory_in, judge_inventory
 from controlplane.recovery.streams import Streams
 from controlplane.recovery.surveyor import Surveyor
 from controlplane.runtime.hints import Hints
@@ -60,6 +63,8 @@ class RecoveryParts:
     workshop: ThreadWorkshop
     paced: tuple[tuple[Reconciler, Pace], ...]
     embedded: "Embedded"
+    gauges: "Gauges"
+    collector: RecoveryCollector
 
     async def evidence(self, drill: Drill) -> str:
         return (await asyncio.to_thread(self.workshop.evidence, drill)).decode()
@@ -100,7 +105,11 @@ def put_recovery_together(
         (pruner, _PRUNING),
     )
     embedded = Embedded(vault, workshop, declared=declared)
-    return RecoveryParts(vault=vault, workshop=workshop, paced=tuple(paced), embedded=embedded)
+    collector = RecoveryCollector(clock)
+    gauges = Gauges(store=store, clock=clock, declared=declared, collector=collector)
+    return RecoveryParts(
+        vault=vault, workshop=workshop, paced=tuple(paced), embedded=embedded, gauges=gauges, collector=collector
+    )
 
 
 class Embedded:
@@ -150,3 +159,49 @@ class Embedded:
             stop.set()
             thread.join(_JOIN_S)
             self._writer = None
+
+
+class Gauges:
+    """Tells /metrics how recovery stands, by what every instance reads in the store."""
+
+    def __init__(
+        self, *, store: Store, clock: Clock, declared: Callable[[], RecoverySpec], collector: RecoveryCollector
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._declared = declared
+        self._collector = collector
+
+    async def tell(self) -> None:
+        """The body of a beat."""
+        declared = self._declared()
+        if not declared.datasets:
+            self._collector.told(())
+            return
+        async with self._store.transaction() as tx:
+            inventories, drills = await tx.inventories(), await tx.drills(limit=DRILLS_READ)
+        now = self._clock.now()
+        self._collector.told(_gauges(dataset, inventories, drills, now) for dataset in declared.datasets)
+
+
+def _gauges(
+    dataset: DatasetSpec, inventories: Sequence[Inventory], drills: Sequence[Drill], now: datetime
+) -> DatasetGauges:
+    first = inventory_in(inventories, dataset, dataset.buckets[0])
+    verdict = judge_inventory(dataset, first, now)
+    ended = [drill for drill in drills if drill.dataset == dataset.name and drill.ended]
+    passed = next((drill for drill in ended if drill.phase is DrillPhase.PASSED), None)
+    log_bytes = first.coverage.stored_bytes if first is not None and first.coverage is not None else 0
+    points = first.points if first is not None else ()
+    return DatasetGauges(
+        dataset=dataset.name,
+        covered_at=verdict.covered_at,
+        rpo_s=dataset.rpo.total_seconds(),
+        rto_s=dataset.rto.total_seconds(),
+        breached=verdict.state not in {RpoState.OK, RpoState.WARNING},
+        points=len(points),
+        stored_bytes=sum(point.stored_bytes for point in points) + log_bytes,
+        drill_passed_at=None if passed is None else passed.phase_since,
+        drill_failing=bool(ended) and ended[0].phase is not DrillPhase.PASSED,
+        achieved_rto_s=None if passed is None else passed.times.rto_s,
+    )

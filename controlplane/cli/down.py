@@ -11,7 +11,7 @@ import psutil
 import typer
 
 from controlplane.adapters.instance import InstanceNote, held_by, is_held, read_note, site_mark
-from controlplane.bootstrap.leftovers import stop_leftovers
+from controlplane.bootstrap.leftovers import stop_embedded, stop_leftovers
 from controlplane.cli.exits import ExitCode, fail, reported
 from controlplane.cli.view import make_console
 from controlplane.settings import STATE_DIR_DEFAULT, read_settings
@@ -49,6 +49,8 @@ def down(
             if note is None or (not psutil.pid_exists(note.pid) and is_held(folder, name)):
                 fail(f"a control plane works in {folder} but has not said its pid yet; try again", ExitCode.FAILED)
             _stop(note, folder, name, keep_serving=keep_serving)
+        if not keep_serving and not names:
+            stop_embedded(folder)
         stopped = 0 if keep_serving else stop_leftovers(site_mark(folder))
         if names:
             how_many = "the control plane" if len(names) == 1 else f"{len(names)} control planes"

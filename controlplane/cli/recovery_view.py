@@ -57,6 +57,7 @@ def recovery_lines(recovery: RecoveryOut) -> Iterator[str]:
     for row in recovery.datasets:
         if row.rpo_state not in {"ok", "warning"}:
             yield f"[red]{escape(row.sentence)}[/red]"
+        yield from (f"[yellow]{escape(promise)}[/yellow]" for promise in row.promises)
         if row.running is not None:
             yield f"[cyan]{escape(row.running.sentence)}{_progress(row.running)}[/cyan]"
         if row.last_backup is not None and row.last_backup.phase == "failed":

@@ -1,6 +1,7 @@
 """Programs of others: found or named as missing, run with a deadline, ended when somebody asks to stop."""
 
 import os
+import pwd
 import selectors
 import shutil
 import subprocess
@@ -43,11 +44,19 @@ def program(name: str, install: str, *, search: str | None = None) -> str:
 
 
 def run(
-    argv: Sequence[str | Path], watch: Watch, *, deadline_s: float, env: Mapping[str, str] | None = None
+    argv: Sequence[str | Path],
+    watch: Watch,
+    *,
+    deadline_s: float,
+    env: Mapping[str, str] | None = None,
+    user: int | None = None,
 ) -> Finished:
-    """Whatever its status. RetryableError when it takes too long, TerminalError when it does not start."""
+    """Whatever its status. RetryableError when it takes too long, TerminalError when it does not start.
+
+    `user`: who it runs as, when we are root; None: as we do.
+    """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        with _child(argv, out, err, env) as process:
+        with _child(argv, out, err, env, user) as process:
             until = time.monotonic() + deadline_s
             while process.poll() is None:
                 watch.advance(0)
@@ -122,8 +131,13 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def _child(
-    argv: Sequence[str | Path], out: IO[bytes] | int, err: IO[bytes], env: Mapping[str, str] | None
+    argv: Sequence[str | Path],
+    out: IO[bytes] | int,
+    err: IO[bytes],
+    env: Mapping[str, str] | None,
+    user: int | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
+    account = pwd.getpwuid(user) if user is not None else None
     try:
         process = subprocess.Popen(
             [str(word) for word in argv],
@@ -131,6 +145,10 @@ def _child(
             stdout=out,
             stderr=err,
             env=environment(env),
+            user=account.pw_uid if account else None,
+            group=account.pw_gid if account else None,
+            extra_groups=[] if account else None,
+            cwd="/" if account else None,
             start_new_session=True,
         )
     except OSError as error:

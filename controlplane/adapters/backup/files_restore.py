@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Final, cast
 
 from controlplane.adapters.backup.files_tar import SPARSE_RECORD
+from controlplane.adapters.backup.scratch import sync_filesystem
 from controlplane.kernel.errors import TerminalError
 from controlplane.kernel.units import KIB, MIB
 from controlplane.recovery.ports import Watch
@@ -41,8 +42,7 @@ def unpack(pieces: Iterator[bytes], into: Path, watch: Watch) -> int:
         raise TerminalError(f"the copy is no tar archive that can be read to its end: {error}") from error
     except FileExistsError as error:
         raise TerminalError(f"the copy names {error.filename} twice") from error
-    # One wait for the disk, instead of one for each of what may be a million small files.
-    os.sync()
+    sync_filesystem(into)
     return written
 
 

@@ -1,5 +1,6 @@
 """Folders of restored copies: empty before, written durably, gone afterwards with every process that ran in them."""
 
+import ctypes
 import hashlib
 import os
 import shutil
@@ -79,6 +80,17 @@ def sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_filesystem(folder: Path) -> None:
+    """All that was written to the folder's file system is durable: one wait, instead of one for each of many files."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(handle) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(folder))
     finally:
         os.close(handle)
 

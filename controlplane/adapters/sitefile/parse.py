@@ -6,6 +6,7 @@ from pathlib import Path as FilePath
 from typing import Final, NoReturn
 
 from controlplane.adapters.sitefile.convert import to_site
+from controlplane.adapters.sitefile.feasibility_findings import feasibility_findings
 from controlplane.adapters.sitefile.findings import Finding, Path, Plain, nearest, shown
 from controlplane.adapters.sitefile.jsonschema import field_names
 from controlplane.adapters.sitefile.outline import section
@@ -119,7 +120,9 @@ def examine_site(
     problems = [*checked.problems, *(_of_text(problem) for problem in yaml_problems)]
     if not problems:
         assert checked.document is not None, "a document without a problem is valid"
-        return Reading(sound=SiteFile(site=to_site(checked.document), text=text, file=file, tree=tree))
+        sound = SiteFile(site=to_site(checked.document), text=text, file=file, tree=tree)
+        refused = [_of_path(_by_index(finding, tree), tree) for finding in feasibility_findings(sound.site)]
+        return Reading(problems=_ordered(file, refused), rest=sound) if refused else Reading(sound=sound)
     # Which of two equal keys was meant is not known: then nothing is planned.
     rest = Salvaged(site=None, left_out=()) if yaml_problems else salvage(plain(tree), checked.broken)
     return Reading(
@@ -185,6 +188,15 @@ def _shaped_secrets(seen: Sequence[tuple[Place, str]], tree: Tree | None) -> Ite
 def _empty(text: str) -> Problem:
     found = "only comments" if text.strip() else "an empty file"
     return _problem(Place(1, 1), "document", found, "a site", f"{_EXAMPLE}")
+
+
+def _by_index(finding: Finding, tree: Tree) -> Finding:
+    """With the dataset's name in its path replaced by its place in the list."""
+    section, key, name, *rest = finding.path
+    listed = plain_at(tree, (section, key))
+    entries = listed if isinstance(listed, list) else []
+    places = [at for at, entry in enumerate(entries) if isinstance(entry, dict) and entry.get("name") == name]
+    return replace(finding, path=(section, key, places[0], *rest) if places else (section,))
 
 
 def _of_text(finding: PlacedFinding) -> Problem:

@@ -8,10 +8,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from controlplane.adapters.gpu.fields import FIELDS
+from controlplane.adapters.recovery_metrics import RecoveryCollector
 from controlplane.adapters.selfmetrics import SelfMetrics
 from controlplane.adapters.telemetry.engine_layout import WANTED
 from controlplane.domain.reason import Reason
 from controlplane.testing.builders import make_deployment, make_node, make_replica
+from controlplane.testing.effects import FakeClock
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "telemetry.md"
 
@@ -63,7 +65,9 @@ def test_two_control_planes_in_one_process_share_nothing() -> None:
 
 def test_every_metric_is_documented() -> None:
     written = set(re.findall(r"`([A-Za-z][\w:]+)`", DOCUMENT.read_text()))
-    ours = SelfMetrics(version="1").names()
+    metrics = SelfMetrics(version="1")
+    metrics.register(RecoveryCollector(FakeClock()))
+    ours = metrics.names()
     families = {re.sub(r"(_bucket|_sum)$", "", name) for name in WANTED}
     spellings = {spelling.name for field in FIELDS for spelling in field.spellings}
     for names in (ours, families, spellings):

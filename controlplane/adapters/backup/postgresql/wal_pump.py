@@ -158,6 +158,7 @@ class WalPump:
             self._ping_open = True
             self._ping_at = now_s + self._head_s * _PING_SHARE
             self._report(reply=True)
+            self._tell_where()
         elif now_s >= self._report_at:
             self._report()
         self._vouch(now_s)
