@@ -14,7 +14,21 @@ from typing import Final
 
 from rich.console import Console
 
-from benchmarks import autoscale, calibration, catalog, faults, knee, llmd, parse, ramps, simulator, sleep, store, tick
+from benchmarks import (
+    autoscale,
+    calibration,
+    catalog,
+    faults,
+    knee,
+    llmd,
+    parse,
+    ramps,
+    recovery,
+    simulator,
+    sleep,
+    store,
+    tick,
+)  # fmt: skip
 from benchmarks.machine import this_machine
 from benchmarks.report import RESULTS, Report, as_json, save, show
 
@@ -33,6 +47,7 @@ BENCHMARKS: Final[Mapping[str, tuple[Benchmark, str]]] = {
     "autoscale": (autoscale.run, autoscale.SUMMARY),
     "ramps": (ramps.run, ramps.SUMMARY),
     "faults": (faults.run, faults.SUMMARY),
+    "recovery": (recovery.run, recovery.SUMMARY),
 }
 """By name, in the order in which all of them run. Each takes `quick` and returns a Report."""
 

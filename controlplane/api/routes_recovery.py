@@ -131,8 +131,8 @@ async def get_retention(context: Context, dataset: str) -> list[KeepOut]:
         inventories = [one for one in await tx.inventories() if one.dataset == dataset]
     rows: list[KeepOut] = []
     for inventory in inventories:
-        unread = (inventory.problem,) if inventory.problem else ()
-        plan = plan_retention(inventory.points, spec.retention, context.clock.now(), in_use=in_use, unread=unread)
+        now = context.clock.now()
+        plan = plan_retention(inventory.points, spec.retention, now, in_use=in_use, unread=inventory.unread)
         for judged, stays in ((plan.kept, True), (plan.deletions, False)):
             rows += [
                 KeepOut(point=one.point.point, bucket=inventory.bucket, stays=stays, sentence=one.sentence)

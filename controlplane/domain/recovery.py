@@ -79,10 +79,17 @@ class Inventory:
     """Of the continuous log, where the kind has one."""
     problem: str = ""
     """Why the bucket could not be read; points and coverage are then those of the last time."""
+    unreadable: tuple[str, ...] = ()
+    """Manifests that cannot be used, and why. What they name is not known, so nothing is deleted meanwhile."""
     since: datetime | None = None
     """When it was first looked at: how long the dataset is declared."""
     rpo_state: str = ""
     """The verdict when it was seen, in a dataset's first bucket: a change of it is worth an event. Empty: none yet."""
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """All that stands between this and knowing what is in the bucket."""
+        return ((self.problem,) if self.problem else ()) + self.unreadable
 
 
 class BackupPhase(StrEnum):

@@ -52,8 +52,9 @@ class Pruner:
             allowed = await permission_now(tx, declared, RiskyAction.RETENTION, self._clock.now(), only=resource)
         told: list[str] = []
         for inventory in inventories:
-            unread = (inventory.problem,) if inventory.problem else ()
-            plan = plan_retention(inventory.points, dataset.retention, self._clock.now(), in_use=in_use, unread=unread)
+            plan = plan_retention(
+                inventory.points, dataset.retention, self._clock.now(), in_use=in_use, unread=inventory.unread
+            )
             told += await self._carry_out(dataset, inventory, plan, claim, allowed=allowed.allowed)
         if told:
             return TickReport(sentence="; ".join(told), changed=True)

@@ -132,6 +132,10 @@ class Workshop(Protocol):
         """A recovery point, its manifest first: half of it never looks whole. ConflictError while it is locked."""
         ...
 
+    async def trim_log(self, dataset: DatasetSpec, bucket: BucketSpec, *, since: datetime) -> int:
+        """Remove log that no copy there needs: copies of before `since` are not rolled forward. How many objects."""
+        ...
+
     async def reserve(self, drill: Drill, *, needed_bytes: int) -> str:
         """An empty scratch folder with enough room. TerminalError when the disk has not."""
         ...

@@ -41,6 +41,9 @@ KEYRING = SiteKeyring(bytes(range(32)))
 DEADLINE_S = 20.0
 """For anything to happen that usually takes a fraction of a second."""
 
+STOP_S = 0.5
+"""For a stream in front of a frozen bucket."""
+
 
 @contextmanager
 def enterable_folder() -> Iterator[Path]:
@@ -143,6 +146,7 @@ def _running(url: str, store: ObjectStore, *, synchronous: bool = False, rpo_s: 
         clock=SystemClock(),
         rpo=timedelta(seconds=rpo_s),
         synchronous=synchronous,
+        stop_s=STOP_S,
     )
     stop = threading.Event()
     thread = threading.Thread(target=stream.run, args=(stop,), name="lab stream")

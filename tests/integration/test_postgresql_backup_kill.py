@@ -97,10 +97,11 @@ def trial(folder: Path, template: Template, number: int, *, synchronous: bool) -
     rng = random.Random(number)
     with primary_in(live, autovacuum="off", shared_buffers="8MB", max_wal_size="64MB") as primary:
         adapter = PostgreSQLAdapter(url=primary.url, dataset=DATASET, verify=VerifyOptions(files=False, amcheck=False))
-        with streaming(primary.url, store, synchronous=synchronous):  # type: ignore[arg-type] # passes the rest on
+        with streaming(primary.url, store, synchronous=synchronous) as stream:  # type: ignore[arg-type] # passes the rest on
             if synchronous:
                 adapter.apply_settings(WalMode.SYNCHRONOUS)
                 eventually(lambda: primary.sql("SELECT sync_state FROM pg_stat_replication") == [("sync",)])
+            eventually(lambda: stream.status().covered_at is not None)
             with writing(primary.url, pause_s=0.002) as told:
                 eventually(lambda: len(told.ids) > 30)
                 time.sleep(rng.uniform(0.05, 0.6))

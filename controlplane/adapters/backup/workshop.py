@@ -4,7 +4,7 @@ import asyncio
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -15,12 +15,13 @@ import psutil
 import controlplane
 from controlplane.adapters.backup.archive_reader import ArchiveReader, open_archive
 from controlplane.adapters.backup.archive_writer import ArchiveWriter
-from controlplane.adapters.backup.inventory import NOTHING_KNOWN, ManifestSeen, inventory, recovery_points
+from controlplane.adapters.backup.inventory import NOTHING_KNOWN, ManifestSeen, inventory
 from controlplane.adapters.backup.jobs import Jobs, JobWatch
 from controlplane.adapters.backup.manifests import decode_manifest, point_prefix
-from controlplane.adapters.backup.postgresql.wal_coverage import wal_coverage
 from controlplane.adapters.backup.postgresql.wal_stream import WalStream
+from controlplane.adapters.backup.postgresql.wal_trim import trim_log
 from controlplane.adapters.backup.replication import replicate_archive
+from controlplane.adapters.backup.survey import survey_bucket
 from controlplane.adapters.backup.vault import Vault
 from controlplane.adapters.evidence import record_evidence
 from controlplane.domain.dataset import (
@@ -34,7 +35,7 @@ from controlplane.domain.dataset import (
     StorageClass,
     WalMode,
 )
-from controlplane.domain.recovery import Drill, DrillPhase, DrillTimes, Inventory, LogCoverage
+from controlplane.domain.recovery import Drill, DrillPhase, DrillTimes, Inventory
 from controlplane.kernel.effects import Clock
 from controlplane.kernel.errors import NotFoundError, QuarterdeckError, RetryableError, TerminalError
 from controlplane.kernel.ids import PointId
@@ -89,7 +90,7 @@ class _StreamThread:
 class _Seen:
     """Remembered between looks: a manifest is read once."""
 
-    known: dict[tuple[str, str], dict[str, ManifestSeen]] = field(default_factory=dict)
+    known: dict[tuple[str, str], Mapping[str, ManifestSeen]] = field(default_factory=dict)
 
 
 class ThreadWorkshop:
@@ -112,13 +113,16 @@ class ThreadWorkshop:
         now = self._clock.now()
         try:
             self._vault.keep_running(bucket)
-            store, keyring = self._vault.store(bucket), self._vault.keyring(self._declared().keys)
             place = (dataset.name, bucket.name)
-            known = self._seen.known.get(place, dict(NOTHING_KNOWN))
-            found = inventory(store, dataset.name, keyring=keyring, known=known)
-            self._seen.known[place] = dict(found.known)
-            points = tuple(recovery_points(found, bucket.name))
-            coverage = self._coverage(dataset, store, [seen.seen.manifest for seen in found.points])
+            found = survey_bucket(
+                self._vault.store(bucket),
+                self._vault.keyring(self._declared().keys),
+                dataset,
+                bucket,
+                known=self._seen.known.get(place, NOTHING_KNOWN),
+                before=before,
+                now=now,
+            )
         except QuarterdeckError as error:
             return Inventory(
                 dataset=dataset.name,
@@ -128,21 +132,8 @@ class ThreadWorkshop:
                 coverage=before.coverage if before is not None else None,
                 problem=str(error),
             )
-        problem = f"{found.unreadable[0][1]}" if found.unreadable and not points else ""
-        return Inventory(
-            dataset=dataset.name,
-            bucket=bucket.name,
-            observed_at=now,
-            points=points,
-            coverage=coverage,
-            problem=problem,
-        )
-
-    def _coverage(self, dataset: DatasetSpec, store: ObjectStore, manifests: Sequence[Manifest]) -> LogCoverage | None:
-        if dataset.wal is WalMode.OFF:
-            return None
-        keyring = self._vault.keyring(self._declared().keys)
-        return wal_coverage(store, dataset.name, keyring, since=_log_start(manifests[-1]) if manifests else None)
+        self._seen.known[place] = found.known
+        return found.inventory
 
     # -- copies
     def makes_increments(self, dataset: DatasetSpec) -> bool:
@@ -235,6 +226,16 @@ class ThreadWorkshop:
         found = list(store.versions(point_prefix(dataset.name, point)))
         for info in sorted(found, key=lambda one: one.key != manifest):
             store.delete(info.key, version=info.version)
+
+    async def trim_log(self, dataset: DatasetSpec, bucket: BucketSpec, *, since: datetime) -> int:
+        return await asyncio.to_thread(self._trim_log, dataset, bucket, since)
+
+    def _trim_log(self, dataset: DatasetSpec, bucket: BucketSpec, since: datetime) -> int:
+        store = self._vault.store(bucket)
+        found = inventory(store, dataset.name, keyring=None)
+        if found.unreadable:
+            return 0  # What an unreadable copy needs, nobody knows.
+        return trim_log(store, dataset.name, [seen.seen.manifest for seen in found.points], open_since=since)
 
     # -- drills
     async def reserve(self, drill: Drill, *, needed_bytes: int) -> str:
@@ -447,12 +448,6 @@ def _make_enterable(folder: Path) -> None:
     """For PostgreSQL's own account, whatever the umask says; what is restored inside is private to it."""
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(_ENTERABLE)
-
-
-def _log_start(manifest: Manifest) -> str | None:
-    """Where the log must begin for this copy, as `wal_coverage` takes it."""
-    lsn, timeline = manifest.fact("start_lsn"), manifest.fact("timeline")
-    return f"{timeline}:{lsn}" if lsn is not None and timeline is not None else None
 
 
 def _parent_used(parent: Manifest | None, facts: Sequence[tuple[str, str]]) -> PointId | None:

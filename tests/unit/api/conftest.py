@@ -7,6 +7,8 @@ from starlette.testclient import TestClient
 
 from controlplane.api.app import create_app
 from controlplane.api.context import ApiContext, LoopAnswer, ReplayAnswer, SiteChangeAnswer
+from controlplane.domain.recovery import Drill
+from controlplane.domain.site import Site
 from controlplane.domain.store import Transaction
 from controlplane.domain.telemetry import Fresh, GatewaySample
 from controlplane.kernel.errors import InvalidError, Problem
@@ -38,6 +40,15 @@ class Edge:
     telemetry: FakeTelemetry
     hints: RecordedHints
     loops: list[LoopAnswer]
+    known: "Known"
+
+
+@dataclass
+class Known:
+    """What an instance knows beside the store."""
+
+    site: Site | None = None
+    break_glass: bool = False
 
 
 async def _apply(document: str, dry_run: bool) -> SiteChangeAnswer:
@@ -53,6 +64,10 @@ async def _log(replica: ReplicaName, lines: int) -> list[str]:
     return [f"{replica} line {number}" for number in range(lines)]
 
 
+async def _evidence(drill: Drill) -> str:
+    return f"signed bundle of {drill.drill}\n"
+
+
 async def _replay(deployment: str | None, limit: int) -> ReplayAnswer:
     return ReplayAnswer(replayed=3, differing=("decision 2: wanted 3, recorded 4",))
 
@@ -66,7 +81,7 @@ async def _fill(tx: Transaction) -> None:
 
 @pytest.fixture
 def edge() -> Iterator[Edge]:
-    clock, hints = FakeClock(), RecordedHints()
+    clock, hints, known = FakeClock(), RecordedHints(), Known()
     store, telemetry = MemoryStore(), FakeTelemetry(clock)
     telemetry.set_gateway(Fresh(GatewaySample(at=START, epoch="1", routes={}, servers={})))
     loops = [
@@ -89,14 +104,18 @@ def edge() -> Iterator[Edge]:
         hints=hints,
         version="0.1.0",
         apply_site=_apply,
-        site=lambda: None,
+        site=lambda: known.site,
         log_tail=_log,
         loops=lambda: loops,
         replay=_replay,
         slo=lambda _deployment: SloStanding(met_at_least=0.97, met_at_most=0.99, objective=0.95, observations=100),
         metrics=lambda: "quarterdeck_build_info 1\n",
+        evidence=_evidence,
+        has_break_glass=lambda: known.break_glass,
         gateway_url="http://127.0.0.1:8000",
         links={"docs": "http://127.0.0.1:8080/docs"},
     )
     with TestClient(create_app(context), base_url="http://localhost") as client:
-        yield Edge(client=client, store=store, clock=clock, telemetry=telemetry, hints=hints, loops=loops)
+        yield Edge(
+            client=client, store=store, clock=clock, telemetry=telemetry, hints=hints, loops=loops, known=known
+        )

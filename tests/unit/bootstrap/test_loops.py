@@ -99,7 +99,8 @@ async def test_everything_is_put_together_and_nothing_runs_yet(tmp_path: Path) -
     )
     try:
         assert {driver.name for driver in parts.drivers} == LOOPS
-        assert {service.name for service in parts.services} == LOOPS | {"telemetry", "gateway-telemetry", "site"}
+        beats = {"telemetry", "gateway-telemetry", "site", "embedded", "recovery-gauges"}
+        assert {service.name for service in parts.services} == LOOPS | beats
         assert parts.context.gateway_url == "http://127.0.0.1:9123"
         assert "quarterdeck_build_info" in parts.context.metrics()
         answer = await parts.context.replay(None, 10)

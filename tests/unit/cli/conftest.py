@@ -22,6 +22,7 @@ from controlplane.domain.deployment import Deployment, Intent
 from controlplane.domain.event import GPUS_KEY, HELD_SINCE_KEY, EventKind, NewEvent
 from controlplane.domain.node import NodeState
 from controlplane.domain.reason import Reason
+from controlplane.domain.recovery import Drill
 from controlplane.domain.replica import Replica, ReplicaPhase
 from controlplane.domain.store import Transaction
 from controlplane.domain.telemetry import Fresh, GatewaySample, Missing, NodeSample, RouteTraffic, Stale
@@ -132,6 +133,8 @@ def _context(store: MemoryStore, clock: FakeClock, telemetry: FakeTelemetry) -> 
         replay=_replay,
         slo=_standing,
         metrics=lambda: "quarterdeck_build_info 1\n",
+        evidence=_evidence,
+        has_break_glass=lambda: False,
         gateway_url="http://127.0.0.1:8000",
         links={"docs": "http://127.0.0.1:8080/docs"},
     )  # fmt: skip
@@ -144,6 +147,10 @@ async def _apply(document: str, dry_run: bool) -> SiteChangeAnswer:
 
 async def _log(replica: ReplicaName, lines: int) -> list[str]:
     return [f"INFO {replica}: [step {number}] 12 running" for number in range(3)][-lines:]
+
+
+async def _evidence(drill: Drill) -> str:
+    return f"signed bundle of {drill.drill}\n"
 
 
 async def _replay(deployment: str | None, limit: int) -> ReplayAnswer:

@@ -10,7 +10,7 @@ RATE_PER_S: Final = 3.0
 ROWS_MAX: Final = 200_000
 """Some 25 MB; beyond it the oldest go, so a demo that is left alone for a year fills no disk."""
 
-_TRIM_EVERY: Final = 1_000
+TRIM_EVERY: Final = 1_000
 """Rows between two looks at the bound."""
 _RECONNECT: Final = timedelta(seconds=1)
 _CONNECT_S: Final = 5
@@ -31,10 +31,13 @@ RETURNING id"""
 class DemoWriter:
     """One row a commit. `written` counts what PostgreSQL acknowledged."""
 
-    def __init__(self, url: str, *, rate_per_s: float = RATE_PER_S, rows_max: int = ROWS_MAX) -> None:
+    def __init__(
+        self, url: str, *, rate_per_s: float = RATE_PER_S, rows_max: int = ROWS_MAX, trim_every: int = TRIM_EVERY
+    ) -> None:
         self._url = url
         self._pause_s = 1 / rate_per_s
         self._rows_max = rows_max
+        self._trim_every = trim_every
         self.written = 0
         self.newest_id = 0
         self.last_error = ""
@@ -59,5 +62,5 @@ class DemoWriter:
             assert row is not None, "INSERT ... RETURNING gives a row"
             self.newest_id = int(row[0])
             self.written += 1
-            if self.written % _TRIM_EVERY == 0:
+            if self.written % self._trim_every == 0:
                 connection.execute("DELETE FROM orders WHERE id <= %s", (self.newest_id - self._rows_max,))

@@ -22,8 +22,6 @@ _PING_SHARE: Final = 0.3
 """Of the distance of heads: how often the server is asked for its position and time."""
 _REPORT_S: Final = 10.0
 """A sign of life to the server, whose wal_sender_timeout is 60 s."""
-_STOP_S: Final = 10.0
-"""For what is on its way when we are asked to stop."""
 
 
 class Clock(Protocol):
@@ -45,6 +43,7 @@ class WalPump:
         *,
         head_s: float,
         eager: bool,
+        stop_s: float,
         tell: Callable[..., None],
     ) -> None:
         self._server = server
@@ -53,6 +52,7 @@ class WalPump:
         self._clock = clock
         self._head_s = head_s
         self._eager = eager
+        self._stop_s = stop_s
         self._tell = tell
         self.ledger = Ledger(durable=cutter.next_cut)
         self._full: list[FullSegment] = []
@@ -85,7 +85,7 @@ class WalPump:
         while not self.ledger.idle and self._uploader.failure is None:
             if stop.is_set() and stopped_at is None:
                 stopped_at = self._clock.monotonic()
-            if stopped_at is not None and self._clock.monotonic() - stopped_at > _STOP_S:
+            if stopped_at is not None and self._clock.monotonic() - stopped_at > self._stop_s:
                 break
             self._poll_uploads()
             self._collect_quietly()

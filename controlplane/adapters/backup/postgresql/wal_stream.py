@@ -39,6 +39,8 @@ HEADS_PER_RPO: Final = 60
 HEAD_S_MIN: Final = 0.7
 """With the questions of the pump in between, the gauge of an idle dataset is less than a second behind the truth."""
 HEAD_S_MAX: Final = 60.0
+STOP_S: Final = 10.0
+"""For a store that answers slowly; what it has not taken by then is received again by the next stream."""
 EPOCH: Final = timedelta(days=1)
 """A key is used for so long at most."""
 _BACKOFF_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -86,11 +88,12 @@ class WalStream:
         synchronous: bool = False,
         linger_s: float | None = None,
         chunk_bytes: int = CHUNK_BYTES,
+        stop_s: float = STOP_S,
         lock_until: Callable[[], Lock | None] = lambda: None,
     ) -> None:
         """`synchronous`: commits wait for the bucket, so pieces are cut at once. The server's settings are not touched.
 
-        `lock_until`: the lock for each whole segment, None for no lock.
+        `stop_s`: for what is on its way when told to stop. `lock_until`: of each whole segment, None for no lock.
         """
         self._url = url
         self._dataset = dataset
@@ -100,6 +103,7 @@ class WalStream:
         self._linger_s = linger_s if linger_s is not None else LINGER_SYNCHRONOUS_S if synchronous else LINGER_S
         self._eager = synchronous
         self._chunk_bytes = chunk_bytes
+        self._stop_s = stop_s
         self._lock_until = lock_until
         self._head_s = min(max(rpo.total_seconds() / HEADS_PER_RPO, HEAD_S_MIN), HEAD_S_MAX)
         self._status = WalStatus(state="connecting")
@@ -233,7 +237,16 @@ class WalStream:
             linger_s=self._linger_s,
             live=resume.live,
         )
-        pump = WalPump(server, uploader, cutter, self._clock, head_s=self._head_s, eager=self._eager, tell=self._tell)
+        pump = WalPump(
+            server,
+            uploader,
+            cutter,
+            self._clock,
+            head_s=self._head_s,
+            eager=self._eager,
+            stop_s=self._stop_s,
+            tell=self._tell,
+        )
         try:
             pump.run(stop, until=self._clock.now() + EPOCH)
         finally:
