@@ -141,7 +141,7 @@ class Embedded:
             self._vault.keep_running(bucket)
         for dataset in declared.datasets:
             if dataset.embedded and dataset.kind is DatasetKind.POSTGRESQL:
-                self._vault.postgresql().ensure_running()
+                self._vault.run_postgresql()
                 self._keep_writing()
 
     def _keep_writing(self) -> None:

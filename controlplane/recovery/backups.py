@@ -29,6 +29,7 @@ ATTEMPTS_MAX: Final = 3
 _LOOK_AGAIN: Final = timedelta(seconds=1)
 """While a copy is made: people watch its progress."""
 _SOON: Final = timedelta(milliseconds=200)
+_WAITS: Final = "waits for a look into the bucket"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +75,8 @@ class Backups:
         active = [run for run in situation.runs if not run.ended]
         if not active:
             return await self._plan(situation, claim)
-        run = active[-1]
+        # The one that is being made comes before any that waits, whatever the clocks of who asked say.
+        run = next((run for run in active if run.phase is not BackupPhase.PENDING), active[-1])
         match run.phase:
             case BackupPhase.PENDING:
                 return await self._begin(situation, run, claim)
@@ -90,7 +92,7 @@ class Backups:
 
     async def _plan(self, situation: _Situation, claim: Claim) -> TickReport:
         if situation.inventory is None or situation.inventory.problem:
-            return TickReport(sentence="waits for a look into the bucket", again_after=_LOOK_AGAIN)
+            return TickReport(sentence=_WAITS, again_after=_LOOK_AGAIN)
         decision = plan_backup(
             situation.dataset,
             situation.inventory.points,
@@ -116,8 +118,8 @@ class Backups:
 
     async def _begin(self, situation: _Situation, run: BackupRun, claim: Claim) -> TickReport:
         """The row says which point is written before a byte of it is: what a crash leaves can be named and swept."""
-        if situation.inventory is None:
-            return TickReport(sentence="waits for the first look into the bucket", again_after=_LOOK_AGAIN)
+        if situation.inventory is None or situation.inventory.problem:
+            return TickReport(sentence=_WAITS, again_after=_LOOK_AGAIN)
         swept = await self._workshop.sweep(situation.dataset, writing=frozenset())
         incremental = self._workshop.makes_increments(situation.dataset)
         points = lineage_of(situation.inventory.points, run.dataset, situation.dataset.buckets[0])
@@ -143,8 +145,8 @@ class Backups:
         return TickReport(sentence=sentence, changed=True, again_after=_LOOK_AGAIN)
 
     def _locked_until(self, dataset: DatasetSpec, now: datetime) -> datetime | None:
-        bucket = self._declared().bucket(dataset.buckets[0])
-        locks = bucket is not None and bucket.lock is not LockMode.NONE
+        buckets = (self._declared().bucket(name) for name in dataset.buckets)
+        locks = any(bucket is not None and bucket.lock is not LockMode.NONE for bucket in buckets)
         return lock_until(dataset.retention, now) if locks else None
 
     async def _look(self, run: BackupRun, claim: Claim) -> TickReport:

@@ -13,16 +13,19 @@ from controlplane.domain.dataset import BucketSpec, DatasetSpec, DrillSelection,
 from controlplane.domain.event import EventKind, NewEvent
 from controlplane.domain.reason import Reason
 from controlplane.domain.recovery import DRILL_TRANSITIONS, Drill, DrillPhase, Inventory, RecoveryPoint, Verdict
-from controlplane.domain.store import Claim, Store
+from controlplane.domain.store import Claim, Store, Transaction
 from controlplane.kernel.effects import Clock, IdSource, Rng
-from controlplane.kernel.errors import TerminalError
+from controlplane.kernel.errors import QuarterdeckError, RetryableError, StaleClaimError, TerminalError
+from controlplane.kernel.ids import DatasetName
 from controlplane.kernel.units import format_duration
 from controlplane.recovery.drill_plan import plan_drills
 from controlplane.recovery.forecast import forecast_rto
 from controlplane.recovery.gate import rto_of_drill
 from controlplane.recovery.lineage import BrokenChain, Chain, chain_of
+from controlplane.recovery.phrases import moment
+from controlplane.recovery.rpo import SKEW_MAX
 from controlplane.recovery.selection import NoneQualifies, Selected, select_point
-from controlplane.recovery.standing import inventory_in, rates_of
+from controlplane.recovery.standing import DRILLS_READ, inventory_in, rates_of
 from controlplane.recovery.workshop import Broken, DrillMade, DrillOrder, Finished, Unknown, Working, Workshop
 from controlplane.runtime.reconciler import TickReport
 
@@ -87,26 +90,33 @@ class Drills:
 
     async def tick(self, resource: str, claim: Claim) -> TickReport:
         async with self._store.transaction() as tx:
-            drills = [drill for drill in await tx.drills() if drill.dataset == resource]
+            drills = await tx.drills(DatasetName(resource), limit=DRILLS_READ)
             inventories = await tx.inventories()
         active = [drill for drill in drills if not drill.ended]
         if not active:
             return await self._plan(resource, drills, inventories, claim)
-        drill = active[-1]
+        # One that has begun comes before any that waits, whatever the clocks of who asked say.
+        drill = next((drill for drill in active if drill.phase is not DrillPhase.PENDING), active[-1])
         place = self._place(drill, inventories)
         if place is None and drill.phase not in {DrillPhase.CLEANING, DrillPhase.RECORDING}:
-            return await self._give_up(drill, f"{drill.dataset} or {drill.bucket} is no longer declared", claim)
+            return await self._give_up(
+                drill, f"{drill.dataset} or {drill.bucket} is no longer declared, or no longer together", claim
+            )
         try:
             return await self._step(drill, place, _Known(drills=drills, inventories=inventories), claim)
-        except TerminalError as error:
-            if drill.phase in {DrillPhase.CLEANING, DrillPhase.RECORDING}:
-                raise
+        except (RetryableError, StaleClaimError):
+            raise
+        except QuarterdeckError as error:
+            if drill.phase is DrillPhase.CLEANING:
+                raise  # Nothing else may happen before nothing is left of it.
+            if drill.phase is DrillPhase.RECORDING:
+                return await self._end_unproven(drill, str(error), claim)
             return await self._give_up(drill, str(error), claim)
 
     async def _step(self, drill: Drill, place: _Place | None, known: _Known, claim: Claim) -> TickReport:
         match drill.phase:
             case DrillPhase.CLEANING:
-                return await self._clean(drill, place, claim)
+                return await self._clean(drill, claim)
             case DrillPhase.RECORDING:
                 return await self._record(drill, claim)
         assert place is not None, "only the last two phases do without"
@@ -174,7 +184,8 @@ class Drills:
             plain_bytes=chosen.chain.plain_bytes,
             sentence=sentence,
         )
-        await self._write(claim, turned, Reason.DRILL_STARTED)
+        if not await self._start(claim, turned):
+            return TickReport(sentence=f"{turned.point} was deleted meanwhile; chooses again", again_after=_SOON)
         return TickReport(sentence=sentence, changed=True, again_after=_SOON)
 
     def _chosen(self, drill: Drill, inventory: Inventory) -> Selected | NoneQualifies:
@@ -192,6 +203,16 @@ class Drills:
     def _draw(self) -> float:
         return min(self._rng.uniform(0.0, 1.0), _BELOW_ONE)
 
+    async def _start(self, claim: Claim, drill: Drill) -> bool:
+        """From this commit on its point is in use. False: retention took it before that."""
+        async with self._store.transaction() as tx:
+            await tx.require_claim(claim.resource, claim.token)
+            row = next((one for one in await tx.inventories() if _is_at(one, drill)), None)
+            if row is None or all(point.point != drill.point or point.problems for point in row.points):
+                return False
+            await self._put(tx, drill, Reason.DRILL_STARTED)
+        return True
+
     async def _reserve(self, drill: Drill, claim: Claim) -> TickReport:
         needed_bytes = int(drill.plain_bytes * _ROOM_FACTOR)
         scratch = await self._workshop.reserve(drill, needed_bytes=needed_bytes)
@@ -204,6 +225,8 @@ class Drills:
         if thawing.pending:
             return TickReport(sentence=thawing.sentence, again_after=_THAW_LOOK)
         waited_s = (self._clock.now() - drill.phase_since).total_seconds() if thawing.archived else 0.0
+        # After an attempt that was lost everything is thawed already: the first wait is the one that counts.
+        waited_s = max(waited_s, drill.times.retrieval_wait_s)
         begun = replace(
             self._turn(drill, DrillPhase.RESTORING),
             attempt=drill.attempt + 1,
@@ -223,20 +246,22 @@ class Drills:
             case Finished(made=made):
                 await self._write(claim, _with_findings(self._forward(drill, DrillPhase.MEASURING), made))
                 return TickReport(sentence="restored and looked through", changed=True, again_after=_SOON)
-            case Broken(sentence=sentence):
+            case Broken(sentence=sentence, hopeless=True):
                 return await self._give_up(drill, sentence, claim)
+            case Broken(sentence=sentence):
+                return await self._again(drill, sentence, claim)
             case Unknown():
-                return await self._lost(drill, claim)
+                return await self._again(drill, "the control plane that restored it is gone", claim)
             case _:
                 assert_never(found)
 
-    async def _lost(self, drill: Drill, claim: Claim) -> TickReport:
+    async def _again(self, drill: Drill, why: str, claim: Claim) -> TickReport:
         """Nobody knows what state the folder is in: it is emptied."""
         if drill.attempt >= ATTEMPTS_MAX:
-            return await self._give_up(drill, f"the control plane ended {drill.attempt} times during this drill", claim)
+            return await self._give_up(drill, f"{why}, for the {ATTEMPTS_MAX}rd time", claim)
         await self._workshop.clean(drill, self._declared().dataset(drill.dataset))
         await self._write(claim, replace(self._turn(drill, DrillPhase.RESERVING), scratch=None))
-        return TickReport(sentence="the control plane that restored it is gone; begins again", changed=True)
+        return TickReport(sentence=f"{why}; begins again", changed=True, again_after=_SOON)
 
     async def _measure(self, drill: Drill, place: _Place, claim: Claim) -> TickReport:
         wanted = _wanted(drill, place)
@@ -247,9 +272,9 @@ class Drills:
         await self._write(claim, measured)
         return TickReport(sentence="measured", changed=True, again_after=_SOON)
 
-    async def _clean(self, drill: Drill, place: _Place | None, claim: Claim) -> TickReport:
+    async def _clean(self, drill: Drill, claim: Claim) -> TickReport:
         begin_s = self._clock.monotonic()
-        proof = await self._workshop.clean(drill, place.dataset if place else None)
+        proof = await self._workshop.clean(drill, self._declared().dataset(drill.dataset))
         times = replace(drill.times, clean_up_s=self._clock.monotonic() - begin_s)
         cleaned = replace(self._turn(drill, DrillPhase.RECORDING), scratch=None, clean_proof=proof, times=times)
         await self._write(claim, cleaned)
@@ -264,6 +289,14 @@ class Drills:
         await self._write(claim, ended, reason)
         return TickReport(sentence=sentence, changed=True)
 
+    async def _end_unproven(self, drill: Drill, why: str, claim: Claim) -> TickReport:
+        """A drill without evidence proves nothing."""
+        unproven = f"its evidence could not be written: {why}"
+        failed = replace(drill, failure=f"{drill.failure}; {unproven}" if drill.failure else unproven)
+        sentence = _told(failed)
+        await self._write(claim, replace(self._turn(failed, DrillPhase.FAILED), sentence=sentence), Reason.DRILL_FAILED)
+        return TickReport(sentence=sentence, changed=True)
+
     async def _give_up(self, drill: Drill, sentence: str, claim: Claim) -> TickReport:
         await self._write(claim, replace(self._turn(drill, DrillPhase.CLEANING), failure=sentence, sentence=sentence))
         return TickReport(sentence=sentence, changed=True, again_after=_SOON)
@@ -271,7 +304,7 @@ class Drills:
     def _place(self, drill: Drill, inventories: Sequence[Inventory]) -> _Place | None:
         declared = self._declared()
         dataset, bucket = declared.dataset(drill.dataset), declared.bucket(drill.bucket)
-        if dataset is None or bucket is None:
+        if dataset is None or bucket is None or bucket.name not in dataset.buckets:
             return None
         return _Place(dataset=dataset, bucket=bucket, inventory=inventory_in(inventories, dataset, drill.bucket))
 
@@ -297,17 +330,24 @@ class Drills:
     async def _write(self, claim: Claim, drill: Drill, reason: Reason | None = None) -> None:
         async with self._store.transaction() as tx:
             await tx.require_claim(claim.resource, claim.token)
-            await tx.put_drill(drill)
-            if reason is not None:
-                event = NewEvent(
-                    at=self._clock.now(),
-                    kind=EventKind.RECOVERY,
-                    subject=drill.dataset,
-                    reason=reason,
-                    sentence=drill.sentence,
-                    data=(("drill", drill.drill),),
-                )
-                await tx.append_events([event])
+            await self._put(tx, drill, reason)
+
+    async def _put(self, tx: Transaction, drill: Drill, reason: Reason | None) -> None:
+        await tx.put_drill(drill)
+        if reason is not None:
+            event = NewEvent(
+                at=self._clock.now(),
+                kind=EventKind.RECOVERY,
+                subject=drill.dataset,
+                reason=reason,
+                sentence=drill.sentence,
+                data=(("drill", drill.drill),),
+            )
+            await tx.append_events([event])
+
+
+def _is_at(inventory: Inventory, drill: Drill) -> bool:
+    return (inventory.dataset, inventory.bucket) == (drill.dataset, drill.bucket)
 
 
 def _points(place: _Place) -> Sequence[RecoveryPoint]:
@@ -322,7 +362,7 @@ def _wanted(drill: Drill, place: _Place) -> datetime | None:
     if drill.to_time is not None:
         return drill.to_time
     if drill.selection is DrillSelection.LATEST and not drill.named:
-        return drill.phase_since - timedelta(seconds=drill.times.rto_s)
+        return drill.asked_at
     point = next((one for one in _points(place) if one.point == drill.point), None)
     return None if point is None else point.consistent_at
 
@@ -354,8 +394,10 @@ def _failure_of(drill: Drill, place: _Place, rpo: timedelta | None) -> str:
     took, rto = timedelta(seconds=drill.times.rto_s), rto_of_drill(place.dataset, drill)
     if took > rto:
         return f"it took {format_duration(took)}, the RTO is {format_duration(rto)}"
+    if drill.newest_at is not None and drill.newest_at > drill.phase_since + SKEW_MAX:
+        return f"the newest restored moment is {moment(drill.newest_at)}, in the future: a clock is wrong"
     if rpo is not None and rpo > place.dataset.rpo:
-        lost = f"the newest restored moment is {format_duration(rpo)} before what the bucket covers"
+        lost = f"the newest restored moment is {format_duration(rpo)} before the one that was asked for"
         return f"{lost}, the RPO is {format_duration(place.dataset.rpo)}"
     return ""
 

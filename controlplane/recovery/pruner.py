@@ -1,11 +1,14 @@
-"""The loop that deletes what no rule keeps: first a plan, then, a look later and if it still holds, the deletion."""
+"""The loop that deletes what no rule keeps: first a plan, then, a look later and if it still holds, the deletion.
+
+Before that it lengthens the locks of what rules promise to keep.
+"""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
-from controlplane.domain.dataset import DatasetSpec, RecoverySpec
+from controlplane.domain.dataset import BucketSpec, DatasetSpec, LockMode, RecoverySpec, WalMode
 from controlplane.domain.event import EventKind, NewEvent
 from controlplane.domain.reason import Reason
 from controlplane.domain.recovery import Inventory, RiskyAction
@@ -13,8 +16,11 @@ from controlplane.domain.store import Claim, Store, Transaction
 from controlplane.kernel.effects import Clock
 from controlplane.kernel.errors import ConflictError
 from controlplane.kernel.ids import DatasetName, PointId
-from controlplane.recovery.retention import RetentionPlan, plan_retention
-from controlplane.recovery.standing import permission_now
+from controlplane.recovery.lineage import Lineage
+from controlplane.recovery.locks import plan_locks
+from controlplane.recovery.phrases import count_of
+from controlplane.recovery.retention import Deletion, RetentionPlan, log_needed_since, plan_retention
+from controlplane.recovery.standing import inventory_in, permission_now
 from controlplane.recovery.workshop import Workshop
 from controlplane.runtime.reconciler import TickReport
 
@@ -22,10 +28,23 @@ LOOP: Final = "retention"
 
 DELETIONS_MAX: Final = 20
 """Of one tick: a rule shortened by mistake is noticed in the events before everything is gone."""
+LOCKS_MAX: Final = 20
+"""Of one tick and bucket: each is some requests for every pack of the point."""
+
+_GOING: Final = "retention deletes it now"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """One dataset in one of its buckets."""
+
+    dataset: DatasetSpec
+    bucket: BucketSpec
+    inventory: Inventory
 
 
 class Pruner:
-    """Deletes recovery points in buckets."""
+    """Locks recovery points for longer, and deletes them."""
 
     name: Final = LOOP
 
@@ -51,55 +70,97 @@ class Pruner:
             in_use = await points_in_use(tx, resource)
             allowed = await permission_now(tx, declared, RiskyAction.RETENTION, self._clock.now(), only=resource)
         told: list[str] = []
+        planned = 0
         for inventory in inventories:
+            bucket = declared.bucket(inventory.bucket)
+            if bucket is None:
+                continue
             plan = plan_retention(
                 inventory.points, dataset.retention, self._clock.now(), in_use=in_use, unread=inventory.unread
             )
-            told += await self._carry_out(dataset, inventory, plan, claim, allowed=allowed.allowed)
+            place = _Place(dataset=dataset, bucket=bucket, inventory=inventory)
+            told += await self._lengthen(place, plan)
+            told += await self._delete(place, plan, claim, allowed=allowed.allowed)
+            if allowed.allowed and not in_use:
+                told += await self._trim_log(place, plan)
+            planned += len(plan.deletions)
         if told:
             return TickReport(sentence="; ".join(told), changed=True)
         if not allowed.allowed:
             return TickReport(sentence=f"nothing is deleted while {allowed.reasons[0]}")
+        if planned:
+            return TickReport(sentence=f"{count_of(planned, 'recovery point')} to go, if the next look says so too")
         return TickReport(sentence="every recovery point is kept by a rule")
 
-    async def _carry_out(
-        self, dataset: DatasetSpec, inventory: Inventory, plan: RetentionPlan, claim: Claim, *, allowed: bool
-    ) -> list[str]:
-        place = (inventory.dataset, inventory.bucket)
-        wanted = {deletion.point.point: deletion.sentence for deletion in plan.deletions}
-        before = self._planned.get(place, frozenset())
-        self._planned[place] = frozenset(wanted)
-        bucket = self._declared().bucket(inventory.bucket)
-        if bucket is None or inventory.problem or not allowed:
+    async def _lengthen(self, place: _Place, plan: RetentionPlan) -> list[str]:
+        """Before anything is deleted, and whatever the gate says: a longer lock loses nothing."""
+        if place.bucket.lock is LockMode.NONE or place.inventory.problem:
             return []
+        extensions = plan_locks(plan, place.dataset.retention, self._clock.now())[:LOCKS_MAX]
+        for extension in extensions:
+            await self._workshop.lengthen(place.dataset, place.bucket, extension)
+        return [extension.sentence for extension in extensions]
+
+    async def _delete(self, place: _Place, plan: RetentionPlan, claim: Claim, *, allowed: bool) -> list[str]:
+        """Children come before their parents. One that its bucket does not give up keeps those that it needs."""
+        key = (place.dataset.name, place.bucket.name)
+        before = self._planned.get(key, frozenset())
+        self._planned[key] = frozenset(deletion.point.point for deletion in plan.deletions)
+        if not allowed:
+            return []
+        lineage = Lineage(place.inventory.points)
+        needed: set[PointId] = set()
         told: list[str] = []
-        for point, sentence in [(point, why) for point, why in wanted.items() if point in before][:DELETIONS_MAX]:
-            try:
-                await self._workshop.remove(dataset, bucket, point)
-            except ConflictError as error:
-                sentence = f"{point} stays: {error}"  # noqa: PLW2901 - the same sentence, with another end
-                told.append(sentence)
+        for deletion in [one for one in plan.deletions if one.point.point in before][:DELETIONS_MAX]:
+            point = deletion.point
+            if point.point in needed or not await self._mark(place, point.point, claim):
+                needed.update(link.point for link in lineage.ancestors(point))
                 continue
-            told.append(sentence)
-            await self._tell(claim, dataset, sentence, point)
+            try:
+                await self._workshop.remove(place.dataset, place.bucket, point.point)
+            except ConflictError as error:
+                needed.update(link.point for link in lineage.ancestors(point))
+                told.append(f"{point.point} stays: {error}")
+                continue
+            await self._tell(place, deletion, claim)
+            told.append(deletion.sentence)
         return told
 
-    async def _tell(self, claim: Claim, dataset: DatasetSpec, sentence: str, point: PointId) -> None:
+    async def _trim_log(self, place: _Place, plan: RetentionPlan) -> list[str]:
+        """Streams write to a dataset's first bucket."""
+        since = log_needed_since(plan, place.dataset.retention)
+        if place.dataset.wal is WalMode.OFF or place.bucket.name != place.dataset.buckets[0] or since is None:
+            return []
+        gone = await self._workshop.trim_log(place.dataset, place.bucket, since=since)
+        return [f"{count_of(gone, 'object')} of log that no copy needs deleted"] if gone else []
+
+    async def _mark(self, place: _Place, point: PointId, claim: Claim) -> bool:
+        """From this commit on no drill chooses it. False: one that has begun does, or a copy builds on it."""
+        async with self._store.transaction() as tx:
+            await tx.require_claim(claim.resource, claim.token)
+            row = inventory_in(await tx.inventories(), place.dataset, place.bucket.name)
+            if row is None or point in await points_in_use(tx, place.dataset.name):
+                return False
+            points = (replace(one, problems=(_GOING,)) if one.point == point else one for one in row.points)
+            await tx.put_inventory(replace(row, points=tuple(points)))
+        return True
+
+    async def _tell(self, place: _Place, deletion: Deletion, claim: Claim) -> None:
+        point = deletion.point.point
         event = NewEvent(
             at=self._clock.now(),
             kind=EventKind.RECOVERY,
-            subject=dataset.name,
+            subject=place.dataset.name,
             reason=Reason.POINT_DELETED,
-            sentence=sentence,
+            sentence=f"{place.bucket.name}: {deletion.sentence}",
         )
         async with self._store.transaction() as tx:
             await tx.require_claim(claim.resource, claim.token)
+            row = inventory_in(await tx.inventories(), place.dataset, place.bucket.name)
+            if row is None or all(one.point != point for one in row.points):
+                return  # A look into the bucket came first, and told that it is gone.
             await tx.append_events([event])
-            # Not offered any more, even before the next look into the bucket.
-            for inventory in await tx.inventories():
-                if inventory.dataset == dataset.name and any(one.point == point for one in inventory.points):
-                    left = tuple(one for one in inventory.points if one.point != point)
-                    await tx.put_inventory(replace(inventory, points=left))
+            await tx.put_inventory(replace(row, points=tuple(one for one in row.points if one.point != point)))
 
 
 async def points_in_use(tx: Transaction, dataset: str) -> frozenset[PointId]:

@@ -13,7 +13,8 @@ from controlplane.recovery.rates import Rates, learn_rates
 from controlplane.recovery.rpo import RpoVerdict, judge_rpo
 
 DRILLS_READ: Final = 500
-"""Newest first, of all datasets: more than a year of daily ones, for one dataset."""
+"""Of one dataset, newest first: more than a year of daily ones. One that is rarer than this many others is due again,
+since nobody remembers that it passed."""
 
 
 def inventory_in(inventories: Sequence[Inventory], dataset: DatasetSpec, bucket: BucketName) -> Inventory | None:
@@ -40,14 +41,13 @@ async def permission_now(
 ) -> Permission:
     """The question that risky work asks, answered from the rows. `only`: as far as this dataset is concerned."""
     inventories = await tx.inventories()
-    drills = await tx.drills(limit=DRILLS_READ)
-    datasets = tuple(
-        _situation(dataset, declared, inventories, drills, now)
+    datasets = [
+        _situation(dataset, declared, inventories, await tx.drills(dataset.name, limit=DRILLS_READ), now)
         for dataset in declared.datasets
         if only is None or dataset.name == only
-    )
+    ]
     overrides = tuple(await tx.overrides(now=now))
-    return may_proceed(action, Situation(now=now, datasets=datasets, overrides=overrides))
+    return may_proceed(action, Situation(now=now, datasets=tuple(datasets), overrides=overrides))
 
 
 def _situation(
@@ -57,11 +57,12 @@ def _situation(
     drills: Sequence[Drill],
     now: datetime,
 ) -> DatasetSituation:
+    """`drills`: of this dataset."""
     first = inventory_in(inventories, dataset, dataset.buckets[0])
     return DatasetSituation(
         spec=dataset,
         added_at=first.since if first is not None and first.since is not None else now,
         verdict=judge_inventory(dataset, first, now),
         drills=tuple(drill for drill in declared.drills if drill.dataset == dataset.name),
-        history=tuple(drill for drill in drills if drill.dataset == dataset.name),
+        history=tuple(drills),
     )

@@ -1,6 +1,6 @@
 """The loop that keeps continuous logs flowing: one instance streams each, as long as it holds the claim."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -9,6 +9,7 @@ from controlplane.domain.event import EventKind, NewEvent
 from controlplane.domain.reason import Reason
 from controlplane.domain.store import Claim, Store
 from controlplane.kernel.effects import Clock
+from controlplane.kernel.ids import ClaimToken
 from controlplane.recovery.workshop import Workshop
 from controlplane.runtime.reconciler import TickReport
 
@@ -16,6 +17,10 @@ LOOP: Final = "log-streams"
 
 _LEASE: Final = timedelta(seconds=15)
 """A stream that is not asked for again for so long ends: another instance has the claim, and the slot is for one."""
+
+_EVENTS_READ: Final = 1000
+"""Newest first. A state that was told longer ago is told once more."""
+_FLOWS: Final[Mapping[Reason, bool]] = {Reason.LOG_STREAMING: True, Reason.LOG_STALLED: False}
 
 
 class Streams:
@@ -28,8 +33,8 @@ class Streams:
         self._workshop = workshop
         self._clock = clock
         self._declared = declared
-        self._flowed: dict[str, bool] = {}
-        """As told last. Forgotten by a restart: then the first state is told again."""
+        self._told: dict[str, tuple[ClaimToken, bool | None]] = {}
+        """As told last, known under one claim: another instance may have told something since."""
 
     async def resources(self) -> Sequence[str]:
         return [dataset.name for dataset in self._declared().datasets if dataset.wal is not WalMode.OFF]
@@ -39,13 +44,23 @@ class Streams:
         if dataset is None or dataset.wal is WalMode.OFF:
             return TickReport(sentence="no longer declared")
         state = await self._workshop.stream(dataset, until=self._clock.now() + _LEASE)
-        turned = state.running is not None and self._flowed.get(resource) is not state.running
+        turned = state.running is not None and state.running is not await self._told_last(resource, claim)
         if turned and state.running is not None:
-            await self._tell(
-                resource, claim, Reason.LOG_STREAMING if state.running else Reason.LOG_STALLED, state.sentence
-            )
-            self._flowed[resource] = state.running
+            reason = Reason.LOG_STREAMING if state.running else Reason.LOG_STALLED
+            await self._tell(resource, claim, reason, state.sentence)
+            self._told[resource] = (claim.token, state.running)
         return TickReport(sentence=state.sentence, changed=turned)
+
+    async def _told_last(self, resource: str, claim: Claim) -> bool | None:
+        """Read from the events once under each claim. None: nothing is told of it any more, or never was."""
+        token, told = self._told.get(resource, (None, None))
+        if token != claim.token:
+            async with self._store.transaction() as tx:
+                events = await tx.events(kind=EventKind.RECOVERY, limit=_EVENTS_READ, newest_first=True)
+            reasons = (one.event.reason for one in events if one.event.subject == resource)
+            told = next((_FLOWS[reason] for reason in reasons if reason in _FLOWS), None)
+            self._told[resource] = (claim.token, told)
+        return told
 
     async def _tell(self, dataset: str, claim: Claim, reason: Reason, sentence: str) -> None:
         event = NewEvent(

@@ -11,10 +11,11 @@ from controlplane.domain.reason import Reason
 from controlplane.domain.recovery import Drill, DrillPhase, Inventory
 from controlplane.domain.store import Claim, Store
 from controlplane.kernel.effects import Clock
-from controlplane.kernel.ids import BucketName, DatasetName, PointId
+from controlplane.kernel.ids import BucketName, PointId
+from controlplane.recovery.phrases import listed
 from controlplane.recovery.retention import plan_retention
 from controlplane.recovery.rpo import RpoState, RpoTurn, RpoVerdict, turn_of
-from controlplane.recovery.standing import judge_inventory
+from controlplane.recovery.standing import DRILLS_READ, judge_inventory
 from controlplane.recovery.workshop import Workshop
 from controlplane.runtime.hints import Hints
 from controlplane.runtime.reconciler import TickReport
@@ -64,19 +65,16 @@ class Surveyor:
         if dataset is None:
             return TickReport(sentence="no longer declared")
         async with self._store.transaction() as tx:
-            known = {(one.dataset, one.bucket): one for one in await tx.inventories()}
-            drills = await tx.drills(dataset.name)
+            known = _of(dataset, await tx.inventories())
+            drills = await tx.drills(dataset.name, limit=DRILLS_READ)
         seen = [
-            annotated(await self._look(dataset, bucket, known.get((dataset.name, bucket.name))), dataset, drills)
+            annotated(await self._look(dataset, bucket, known.get(bucket.name)), dataset, drills)
             for name in dataset.buckets
             if (bucket := declared.bucket(name)) is not None
         ]
-        first = seen[0]
-        verdict = judge_inventory(dataset, first, self._clock.now())
-        seen[0] = replace(first, rpo_state=verdict.state)
-        before = known.get((dataset.name, first.bucket))
-        events = [*self._turned(dataset, before, verdict), *self._damaged(before, first)]
-        await self._apply(claim, dataset, seen, known, events)
+        verdict = judge_inventory(dataset, seen[0], self._clock.now())
+        seen[0] = replace(seen[0], rpo_state=verdict.state)
+        events = await self._apply(claim, dataset, seen, known, verdict)
         if events:
             self._hints.hint("backups")
         return TickReport(sentence=verdict.sentence, changed=bool(events), again_after=look_every(dataset))
@@ -91,19 +89,23 @@ class Surveyor:
         claim: Claim,
         dataset: DatasetSpec,
         seen: Sequence[Inventory],
-        known: dict[tuple[DatasetName, BucketName], Inventory],
-        events: Sequence[NewEvent],
-    ) -> None:
-        named = {(one.dataset, one.bucket) for one in seen}
+        before: Mapping[BucketName, Inventory],
+        verdict: RpoVerdict,
+    ) -> Sequence[NewEvent]:
+        """Told is what differs from the rows as they are now: the pruner may have deleted while this one looked."""
         async with self._store.transaction() as tx:
             await tx.require_claim(claim.resource, claim.token)
-            for one in seen:
+            known = _of(dataset, await tx.inventories())
+            rows = [_without_deleted(one, before.get(one.bucket), known.get(one.bucket)) for one in seen]
+            events = [*self._turned(dataset, known.get(seen[0].bucket), verdict)]
+            for one in rows:
+                events += [*self._damaged(known.get(one.bucket), one), *self._vanished(known.get(one.bucket), one)]
                 await tx.put_inventory(one)
-            for name, bucket in known:
-                if name == dataset.name and (name, bucket) not in named:
-                    await tx.delete_inventory(name, bucket)
+            for bucket in known.keys() - {one.bucket for one in seen}:
+                await tx.delete_inventory(dataset.name, bucket)
             if events:
                 await tx.append_events(events)
+        return events
 
     def _turned(self, dataset: DatasetSpec, before: Inventory | None, verdict: RpoVerdict) -> Iterator[NewEvent]:
         told = RpoState(before.rpo_state) if before is not None and before.rpo_state else None
@@ -119,10 +121,29 @@ class Surveyor:
                 sentence = f"recovery point {point.point} of {point.dataset} in {seen.bucket}: {told_problems}"
                 yield self._event(point.dataset, Reason.POINT_DAMAGED, sentence)
 
+    def _vanished(self, before: Inventory | None, seen: Inventory) -> Iterator[NewEvent]:
+        """What the pruner deletes it takes out of the row itself."""
+        there = {point.point for point in seen.points}
+        gone = [point.point for point in before.points if point.point not in there] if before is not None else []
+        if gone:
+            sentence = f"gone from {seen.bucket}, and no rule of retention told so: {listed(gone)} of {seen.dataset}"
+            yield self._event(seen.dataset, Reason.POINT_DAMAGED, sentence)
+
     def _event(self, dataset: str, reason: Reason, sentence: str) -> NewEvent:
         return NewEvent(
             at=self._clock.now(), kind=EventKind.RECOVERY, subject=dataset, reason=reason, sentence=sentence
         )
+
+
+def _of(dataset: DatasetSpec, inventories: Sequence[Inventory]) -> Mapping[BucketName, Inventory]:
+    return {one.bucket: one for one in inventories if one.dataset == dataset.name}
+
+
+def _without_deleted(seen: Inventory, before: Inventory | None, now: Inventory | None) -> Inventory:
+    """Less what was taken out of the row while the bucket was being looked into: the look may have come before that."""
+    left = set() if now is None else {point.point for point in now.points}
+    deleted = set() if before is None else {point.point for point in before.points} - left
+    return replace(seen, points=tuple(point for point in seen.points if point.point not in deleted))
 
 
 def annotated(inventory: Inventory, dataset: DatasetSpec, drills: Sequence[Drill]) -> Inventory:

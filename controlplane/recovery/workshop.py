@@ -11,6 +11,7 @@ from typing import Protocol
 from controlplane.domain.dataset import BucketSpec, DatasetSpec, StorageClass
 from controlplane.domain.recovery import CheckOutcome, Drill, DrillPhase, DrillTimes, Inventory
 from controlplane.kernel.ids import PointId
+from controlplane.recovery.locks import LockExtension
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,7 @@ class CopyOrder:
     parent: PointId | None
     storage_class: StorageClass
     locked_until: datetime | None
+    """In those of its buckets that lock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +132,10 @@ class Workshop(Protocol):
 
     async def remove(self, dataset: DatasetSpec, bucket: BucketSpec, point: PointId) -> None:
         """A recovery point, its manifest first: half of it never looks whole. ConflictError while it is locked."""
+        ...
+
+    async def lengthen(self, dataset: DatasetSpec, bucket: BucketSpec, extension: LockExtension) -> None:
+        """Lock a recovery point until then, its manifest last: once that says so, all of it is. Never shortens."""
         ...
 
     async def trim_log(self, dataset: DatasetSpec, bucket: BucketSpec, *, since: datetime) -> int:

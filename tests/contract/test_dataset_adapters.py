@@ -1,10 +1,13 @@
 """What every adapter of a kind of dataset promises: whole copies of live data, and drills that see any damage."""
 
+import shutil
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,14 +19,28 @@ from controlplane.recovery.manifest import Manifest
 from controlplane.recovery.ports import CancelledWorkError, RestoreRequest, SnapshotFacts, VerifyRequest
 from controlplane.testing.backups import MemorySink, MemorySource, RecordingWatch
 from tests.contract.dataset_lab import SEEDED, Bench, open_bench, utc_now
+from tests.contract.postgresql_bench import open_postgresql
 
-KINDS = ("sqlite", "files", "redis")
+KINDS = ("sqlite", "files", "redis", "postgresql")
 
 
 @pytest.fixture(params=KINDS)
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
-    with open_bench(request.param, tmp_path) as bench:
+    opened = open_postgresql if request.param == "postgresql" else partial(open_bench, request.param)
+    with opened(tmp_path) as bench:
         yield bench
+
+
+@pytest.fixture
+def copies(bench: Bench) -> Iterator[Path]:
+    """Where copies are restored, which any account may enter; what a test leaves there is ended after it."""
+    folder = Path(tempfile.mkdtemp(prefix="qd-copies-"))
+    folder.chmod(0o755)
+    yield folder
+    for into in folder.iterdir():
+        if into.is_dir() and not into.is_symlink():
+            bench.adapter.end_leftovers(into)
+    shutil.rmtree(folder)
 
 
 def snapshot(bench: Bench, watch: RecordingWatch | None = None) -> tuple[MemorySource, SnapshotFacts]:
@@ -69,14 +86,14 @@ def test_a_source_that_is_not_there_is_named(bench: Bench) -> None:
     assert sink.streams == {}
 
 
-def test_what_comes_back_is_what_was_there(bench: Bench, tmp_path: Path) -> None:
+def test_what_comes_back_is_what_was_there(bench: Bench, copies: Path) -> None:
     expected = bench.content()
     before = utc_now()
     source, facts = snapshot(bench)
     assert before - timedelta(seconds=1) <= facts.consistent_at <= utc_now()
-    restore(bench, source, tmp_path / "into")
-    with bench.adapter.start(tmp_path / "into", RecordingWatch()) as scratch:
-        assert bench.restored_content(tmp_path / "into") == expected
+    restore(bench, source, copies / "into")
+    with bench.adapter.start(copies / "into", RecordingWatch()) as scratch:
+        assert bench.restored_content(copies / "into") == expected
         outcomes = tuple(scratch.verify(VerifyRequest(manifest=source.manifest), RecordingWatch()))
         newest_at = scratch.started.newest_at
     assert failures(outcomes) == []
@@ -85,33 +102,33 @@ def test_what_comes_back_is_what_was_there(bench: Bench, tmp_path: Path) -> None
     assert newest_at is None or newest_at <= utc_now()
 
 
-def test_a_copy_under_writes_is_of_one_moment_and_disturbs_nobody(bench: Bench, tmp_path: Path) -> None:
+def test_a_copy_under_writes_is_of_one_moment_and_disturbs_nobody(bench: Bench, copies: Path) -> None:
     with writing(bench) as writer:
         writer.await_more()
         source, facts = snapshot(bench)
         writer.await_more()
-    restore(bench, source, tmp_path / "into")
-    with bench.adapter.start(tmp_path / "into", RecordingWatch()) as scratch:
-        newest = bench.newest(bench.restored_content(tmp_path / "into"))
+    restore(bench, source, copies / "into")
+    with bench.adapter.start(copies / "into", RecordingWatch()) as scratch:
+        newest = bench.newest(bench.restored_content(copies / "into"))
         assert failures(tuple(scratch.verify(VerifyRequest(manifest=source.manifest), RecordingWatch()))) == []
     promised = max(number for number, at in writer.acknowledged if at <= facts.consistent_at)
     assert promised <= newest <= writer.acknowledged[-1][0]
 
 
-def test_a_watch_is_told_what_is_done(bench: Bench, tmp_path: Path) -> None:
+def test_a_watch_is_told_what_is_done(bench: Bench, copies: Path) -> None:
     watch = RecordingWatch()
     source, _ = snapshot(bench, watch)
     assert watch.steps
     assert watch.done_bytes > SEEDED
     watch = RecordingWatch()
-    bench.adapter.restore(RestoreRequest(chain=(source,), into=tmp_path / "into"), watch)
+    bench.adapter.restore(RestoreRequest(chain=(source,), into=copies / "into"), watch)
     assert watch.done_bytes >= source.manifest.plain_bytes // 2
 
 
 @pytest.mark.parametrize("occupied", ["a file", "a folder", "itself a file", "a link"])
-def test_a_restore_overwrites_nothing(bench: Bench, tmp_path: Path, occupied: str) -> None:
+def test_a_restore_overwrites_nothing(bench: Bench, copies: Path, occupied: str) -> None:
     source, _ = snapshot(bench)
-    into = tmp_path / "into"
+    into = copies / "into"
     precious = into / "precious"
     match occupied:
         case "a file":
@@ -123,8 +140,8 @@ def test_a_restore_overwrites_nothing(bench: Bench, tmp_path: Path, occupied: st
             precious = into
             into.write_text("precious", encoding="utf-8")
         case _:
-            (tmp_path / "elsewhere").mkdir()
-            into.symlink_to(tmp_path / "elsewhere")
+            (copies / "elsewhere").mkdir()
+            into.symlink_to(copies / "elsewhere")
             precious = into
     with pytest.raises(ConflictError, match="into"):
         restore(bench, source, into)
@@ -132,22 +149,22 @@ def test_a_restore_overwrites_nothing(bench: Bench, tmp_path: Path, occupied: st
     assert not into.is_dir() or list(into.iterdir()) in ([], [precious])
 
 
-def test_the_sites_assertions_are_judged(bench: Bench, tmp_path: Path) -> None:
+def test_the_sites_assertions_are_judged(bench: Bench, copies: Path) -> None:
     source, _ = snapshot(bench)
-    restore(bench, source, tmp_path / "into")
+    restore(bench, source, copies / "into")
     expected = {check.name: holds for check, holds in bench.checks()}
-    outcomes = verify(bench, source.manifest, tmp_path / "into", *(check for check, _ in bench.checks()))
+    outcomes = verify(bench, source.manifest, copies / "into", *(check for check, _ in bench.checks()))
     found = {outcome.name: outcome.verdict is Verdict.PASSED for outcome in outcomes if outcome.name in expected}
     assert found == expected
     assert all(outcome.sentence for outcome in outcomes)
 
 
-def test_every_damage_turns_the_drill_red(bench: Bench, tmp_path: Path) -> None:
+def test_every_damage_turns_the_drill_red(bench: Bench, copies: Path) -> None:
     """Each one of the kind's table, from one copy: a sentence, never a traceback, and never green."""
     source, _ = snapshot(bench)
     green = []
     for number, (name, damage) in enumerate(bench.damages()):
-        into = tmp_path / f"into-{number}"
+        into = copies / f"into-{number}"
         restore(bench, source, into)
         damage(into)
         if not complaints(bench, source.manifest, into):
@@ -155,9 +172,9 @@ def test_every_damage_turns_the_drill_red(bench: Bench, tmp_path: Path) -> None:
     assert green == []
 
 
-def test_damage_after_the_start_is_seen_too(bench: Bench, tmp_path: Path) -> None:
+def test_damage_after_the_start_is_seen_too(bench: Bench, copies: Path) -> None:
     source, _ = snapshot(bench)
-    into = tmp_path / "into"
+    into = copies / "into"
     restore(bench, source, into)
     flipped_at_the_end = dict(bench.damages())["flipped at the end"]
     with bench.adapter.start(into, RecordingWatch()) as scratch:
@@ -165,33 +182,33 @@ def test_damage_after_the_start_is_seen_too(bench: Bench, tmp_path: Path) -> Non
         assert failures(tuple(scratch.verify(VerifyRequest(manifest=source.manifest), RecordingWatch())))
 
 
-def test_an_older_copy_is_not_taken_for_this_one(bench: Bench, tmp_path: Path) -> None:
+def test_an_older_copy_is_not_taken_for_this_one(bench: Bench, copies: Path) -> None:
     old, _ = snapshot(bench)
     bench.write(SEEDED)
     new, _ = snapshot(bench)
-    restore(bench, old, tmp_path / "into")
-    assert failures(verify(bench, new.manifest, tmp_path / "into"))
+    restore(bench, old, copies / "into")
+    assert failures(verify(bench, new.manifest, copies / "into"))
 
 
-def test_counts_that_do_not_hold_are_named(bench: Bench, tmp_path: Path) -> None:
+def test_counts_that_do_not_hold_are_named(bench: Bench, copies: Path) -> None:
     source, _ = snapshot(bench)
-    restore(bench, source, tmp_path / "into")
+    restore(bench, source, copies / "into")
     first = source.manifest.counts[0]
     wrong = replace(source.manifest, counts=(replace(first, rows=first.rows + 1), *source.manifest.counts[1:]))
-    (outcome,) = [found for found in failures(verify(bench, wrong, tmp_path / "into")) if found.name == "counts"]
+    (outcome,) = [found for found in failures(verify(bench, wrong, copies / "into")) if found.name == "counts"]
     assert first.name in outcome.sentence
     assert str(first.rows + 1) in outcome.sentence
 
 
-def test_a_copy_that_cannot_be_read_back_leaves_an_empty_folder(bench: Bench, tmp_path: Path) -> None:
+def test_a_copy_that_cannot_be_read_back_leaves_an_empty_folder(bench: Bench, copies: Path) -> None:
     source, _ = snapshot(bench)
     source.fail_at_read = 1
     with pytest.raises(TerminalError, match="authenticate"):
-        restore(bench, source, tmp_path / "into")
-    assert list((tmp_path / "into").iterdir()) == []
+        restore(bench, source, copies / "into")
+    assert list((copies / "into").iterdir()) == []
 
 
-def test_a_store_that_fails_is_loud_and_the_next_try_converges(bench: Bench, tmp_path: Path) -> None:
+def test_a_store_that_fails_is_loud_and_the_next_try_converges(bench: Bench, copies: Path) -> None:
     expected = bench.content()
     before = beside(bench)
     sink = MemorySink()
@@ -203,9 +220,9 @@ def test_a_store_that_fails_is_loud_and_the_next_try_converges(bench: Bench, tmp
             bench.adapter.snapshot(failing, parent=None, watch=RecordingWatch())
         assert beside(bench) == before
     source, _ = snapshot(bench)
-    restore(bench, source, tmp_path / "into")
-    with bench.adapter.start(tmp_path / "into", RecordingWatch()):
-        assert bench.restored_content(tmp_path / "into") == expected
+    restore(bench, source, copies / "into")
+    with bench.adapter.start(copies / "into", RecordingWatch()):
+        assert bench.restored_content(copies / "into") == expected
 
 
 def test_a_copy_stops_when_asked_and_leaves_nothing(bench: Bench) -> None:
@@ -217,25 +234,25 @@ def test_a_copy_stops_when_asked_and_leaves_nothing(bench: Bench) -> None:
     assert beside(bench) == before
 
 
-def test_a_restore_stops_when_asked_and_leaves_nothing(bench: Bench, tmp_path: Path) -> None:
+def test_a_restore_stops_when_asked_and_leaves_nothing(bench: Bench, copies: Path) -> None:
     source, _ = snapshot(bench)
-    request = RestoreRequest(chain=(source,), into=tmp_path / "into")
+    request = RestoreRequest(chain=(source,), into=copies / "into")
     with pytest.raises(CancelledWorkError):
         bench.adapter.restore(request, RecordingWatch(cancel_after_bytes=1))
-    assert list((tmp_path / "into").iterdir()) == []
+    assert list((copies / "into").iterdir()) == []
     assert bench.adapter.restore(request, RecordingWatch()).plain_bytes > 0
 
 
-def test_a_verification_stops_when_asked(bench: Bench, tmp_path: Path) -> None:
+def test_a_verification_stops_when_asked(bench: Bench, copies: Path) -> None:
     source, _ = snapshot(bench)
-    restore(bench, source, tmp_path / "into")
-    with bench.adapter.start(tmp_path / "into", RecordingWatch()) as scratch, pytest.raises(CancelledWorkError):
-        scratch.verify(VerifyRequest(manifest=source.manifest), RecordingWatch(cancel_at_step="verify"))
+    restore(bench, source, copies / "into")
+    with bench.adapter.start(copies / "into", RecordingWatch()) as scratch, pytest.raises(CancelledWorkError):
+        scratch.verify(VerifyRequest(manifest=source.manifest), RecordingWatch(cancel_after_bytes=0))
 
 
-def test_what_a_dead_owner_left_is_found_and_ended(bench: Bench, tmp_path: Path) -> None:
+def test_what_a_dead_owner_left_is_found_and_ended(bench: Bench, copies: Path) -> None:
     source, _ = snapshot(bench)
-    into = tmp_path / "into"
+    into = copies / "into"
     assert tuple(bench.adapter.leftovers(into)) == ()
     bench.adapter.end_leftovers(into)
     restore(bench, source, into)
@@ -249,9 +266,9 @@ def test_what_a_dead_owner_left_is_found_and_ended(bench: Bench, tmp_path: Path)
         pass
 
 
-def test_a_started_copy_is_gone_when_it_is_left(bench: Bench, tmp_path: Path) -> None:
+def test_a_started_copy_is_gone_when_it_is_left(bench: Bench, copies: Path) -> None:
     source, _ = snapshot(bench)
-    into = tmp_path / "into"
+    into = copies / "into"
     restore(bench, source, into)
     with bench.adapter.start(into, RecordingWatch()):
         pass

@@ -15,6 +15,7 @@ from typing import Final
 
 import psycopg
 
+from controlplane.adapters.backup.assertions import compare_bytes
 from controlplane.adapters.backup.pgbackrest_archive import stored_bytes, unbroken
 from controlplane.adapters.backup.pgbackrest_coverage import commits_in
 from controlplane.adapters.backup.pgbackrest_files import LIST_NAME, compare_files
@@ -28,7 +29,7 @@ from controlplane.adapters.backup.postgresql.source import PostgreSQLAdapter
 from controlplane.adapters.backup.postgresql.verify import VerifyOptions
 from controlplane.adapters.backup.scratch import require_empty, sync_filesystem, write_stream
 from controlplane.domain.dataset import DatasetKind
-from controlplane.domain.recovery import CheckOutcome
+from controlplane.domain.recovery import CheckOutcome, Verdict
 from controlplane.kernel.errors import RetryableError, TerminalError
 from controlplane.recovery.manifest import Count, Manifest
 from controlplane.recovery.ports import (
@@ -108,8 +109,11 @@ class PgbackrestDataset:
         watch.step("compare files")
         places = places_of(into)
         files = compare_files(into / LIST_NAME, places.data, watch)
+        if files.verdict is not Verdict.PASSED:
+            # Not started at all: a server may hang on, or write over, what is no copy.
+            raise TerminalError(f"the restored files are not those of the backup: {files.sentence}")
         with self._postgresql().start(into, watch, to_time=to_time) as running:
-            yield PgbackrestScratch(running=running, files=files)
+            yield PgbackrestScratch(running=running, files=files, listing=into / LIST_NAME)
 
     def leftovers(self, into: Path) -> Sequence[str]:
         return self._postgresql().leftovers(into)
@@ -206,13 +210,15 @@ class PgbackrestScratch:
 
     running: ScratchInstance
     files: CheckOutcome
+    listing: Path
 
     @property
     def started(self) -> Started:
         return self.running.started
 
     def verify(self, request: VerifyRequest, watch: Watch) -> Sequence[CheckOutcome]:
-        return (self.files, *self.running.verify(request, watch))
+        listing = compare_bytes("list of files", self.listing, LIST_STREAM, request.manifest, watch)
+        return (listing, self.files, *self.running.verify(request, watch))
 
 
 def _required(manifest: Manifest, fact: str) -> str:

@@ -22,10 +22,9 @@ _READ_BYTES: Final = MIB
 def compare_files(listing: Path, data: Path, watch: Watch) -> CheckOutcome:
     """Every file's length and SHA-1. Never raises for what it finds."""
     try:
-        text = listing.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        listed = dict(_listed(listing.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
         return failed("files", f"the list of files cannot be read: {error}")
-    listed = dict(_listed(text))
     if not listed:
         return failed("files", f"{LIST_NAME} names no files")
     wrong = [problem for name, fact in listed.items() if (problem := _problem(data / name, name, fact, watch))]

@@ -3,6 +3,7 @@
 Used by the control plane, and by `quarterdeck restore` where there is none any more.
 """
 
+import fcntl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -73,6 +74,7 @@ class Vault:
         self._endpoint: Endpoint | None = None
         """Where the embedded store was last; after a restart its port may be another."""
         self._postgresql: EmbeddedPostgreSQL | None = None
+        self._postgresql_mutex = threading.Lock()
 
     @property
     def has_break_glass(self) -> bool:
@@ -181,6 +183,13 @@ class Vault:
         if self._postgresql is None:
             self._postgresql = EmbeddedPostgreSQL(self._place.state_dir, self._place.site_mark)
         return self._postgresql
+
+    def run_postgresql(self) -> str:
+        """Its URL, once it answers. One at a time, of all threads and control planes of the folder: it may be made."""
+        lock = self._place.state_dir / "postgresql.lock"
+        with self._postgresql_mutex, lock.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            return self.postgresql().ensure_running()
 
     def log_reader(
         self, dataset: DatasetSpec, bucket: BucketSpec, keys: KeysSpec, *, only: KeyPurpose | None

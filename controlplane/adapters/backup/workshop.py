@@ -42,7 +42,7 @@ from controlplane.kernel.ids import PointId
 from controlplane.kernel.units import format_bytes
 from controlplane.recovery.classes import is_archive
 from controlplane.recovery.evidence import Objectives
-from controlplane.recovery.locks import lock_until
+from controlplane.recovery.locks import LockExtension, lock_until
 from controlplane.recovery.manifest import Manifest
 from controlplane.recovery.ports import (
     FetchedLog,
@@ -227,6 +227,23 @@ class ThreadWorkshop:
         for info in sorted(found, key=lambda one: one.key != manifest):
             store.delete(info.key, version=info.version)
 
+    async def lengthen(self, dataset: DatasetSpec, bucket: BucketSpec, extension: LockExtension) -> None:
+        await asyncio.to_thread(self._lengthen, dataset, bucket, extension)
+
+    def _lengthen(self, dataset: DatasetSpec, bucket: BucketSpec, extension: LockExtension) -> None:
+        store, key = self._vault.store(bucket), manifest_key(dataset.name, extension.point)
+        lock = Lock(mode=bucket.lock, until=extension.until)
+        manifest = decode_manifest(key, store.get(key))
+        packs = [(pack.key, pack.version) for stream in manifest.streams for pack in stream.packs]
+        for name, version in (*packs, (key, store.head(key).version)):
+            held = store.head(name, version=version).lock
+            if held is None or held.until < lock.until:
+                store.retain(name, version=version, lock=lock)
+        # Locking changes nothing that a listing shows: the next look has to read the manifest's lock again.
+        place = (dataset.name, bucket.name)
+        known = self._seen.known.get(place, NOTHING_KNOWN)
+        self._seen.known[place] = {name: seen for name, seen in known.items() if name != key}
+
     async def trim_log(self, dataset: DatasetSpec, bucket: BucketSpec, *, since: datetime) -> int:
         return await asyncio.to_thread(self._trim_log, dataset, bucket, since)
 
@@ -400,7 +417,7 @@ class ThreadWorkshop:
     def _begin_stream(self, dataset: DatasetSpec, until: datetime) -> _StreamThread:
         bucket = self._buckets(dataset)[0]
         if dataset.embedded:
-            self._vault.postgresql().ensure_running()
+            self._vault.run_postgresql()
             self._vault.postgresql_adapter(dataset).apply_settings(dataset.wal)
         stream = WalStream(
             url=self._vault.postgresql_url(dataset),

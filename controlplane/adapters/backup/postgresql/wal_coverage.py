@@ -50,8 +50,12 @@ def wal_coverage(
 
 
 def read_listing(store: ObjectStore, dataset: str, keyring: Keyring | None = None) -> WalListing:
-    ranges = ranges_in(store.objects(wal_prefix(dataset)))
-    return WalListing(ranges=tuple(ranges), head=_read_head(store, dataset, keyring))
+    keys = None if keyring is None else EpochKeys(store, keyring, dataset)
+    return WalListing(ranges=read_ranges(store, dataset), head=read_head(store, dataset, keys))
+
+
+def read_ranges(store: ObjectStore, dataset: str) -> tuple[WalRange, ...]:
+    return tuple(ranges_in(store.objects(wal_prefix(dataset))))
 
 
 def ranges_in(infos: Iterable[ObjectInfo]) -> Iterator[WalRange]:
@@ -104,6 +108,12 @@ def stretches_of(ranges: Sequence[WalRange]) -> list[Stretch]:
     return joined
 
 
+def obsolete_ranges(ranges: Iterable[WalRange], *, keep_since: str) -> tuple[WalRange, ...]:
+    """What no copy from that position on needs: `log_since` of the oldest copy that is kept. Pure."""
+    keep = Position.parse(keep_since)
+    return tuple(found for found in ranges if found.timeline <= keep.timeline and found.end <= keep.lsn)
+
+
 def _may_follow(found: WalRange, since: Position) -> bool:
     if found.timeline == since.timeline:
         return found.end > since.lsn
@@ -130,12 +140,13 @@ def _named_gap(before: Stretch, after: Stretch) -> str:
     return f"{names}: {format_lsn(before.end)} to {format_lsn(after.start)}"
 
 
-def _read_head(store: ObjectStore, dataset: str, keyring: Keyring | None) -> HeadFile | None:
+def read_head(store: ObjectStore, dataset: str, keys: EpochKeys | None) -> HeadFile | None:
+    """None where there is none. With keys it is authenticated: TerminalError when somebody changed it."""
     key = head_key(dataset)
     try:
         head = decode(HeadFile, key, store.get(key))
     except NotFoundError:
         return None
-    if keyring is not None and not head.is_genuine(EpochKeys(store, keyring, dataset).key(head.epoch)):
+    if keys is not None and not head.is_genuine(keys.key(head.epoch)):
         raise TerminalError(f"{key}: is not what the stream wrote: somebody changed it; the stream will write it anew")
     return head

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby, pairwise
@@ -16,9 +17,10 @@ from controlplane.adapters.backup.postgresql.lsn import (
     parse_history,
     segment_start,
 )
-from controlplane.adapters.backup.postgresql.wal_coverage import WalListing, read_listing
+from controlplane.adapters.backup.postgresql.wal_coverage import WalListing, read_head, read_ranges
 from controlplane.adapters.backup.postgresql.wal_keys import EpochKeys
 from controlplane.adapters.backup.postgresql.wal_layout import (
+    HeadFile,
     WalRange,
     moment,
     parse_history_key,
@@ -27,7 +29,7 @@ from controlplane.adapters.backup.postgresql.wal_layout import (
 )
 from controlplane.adapters.backup.sealing import unseal
 from controlplane.domain.dataset import KeyPurpose
-from controlplane.kernel.errors import TerminalError
+from controlplane.kernel.errors import DeniedError, NotFoundError, TerminalError
 from controlplane.recovery.ports import FetchedLog, Keyring, ObjectStore, Watch
 
 DOWNLOADS: Final = 6
@@ -53,13 +55,12 @@ class WalReader:
         """`only`: keys of other holders are not used, as in a drill of the break-glass key."""
         self._store = store
         self._dataset = dataset
-        self._keyring = keyring
         self._keys = EpochKeys(store, keyring, dataset, only=only)
 
     def fetch(self, *, since: str, into: Path, to_time: datetime | None, watch: Watch) -> FetchedLog:
         """TerminalError when a part of the way is missing or is not what was written."""
         at = Position.parse(since)
-        listing = read_listing(self._store, self._dataset)
+        listing = WalListing(ranges=read_ranges(self._store, self._dataset), head=self._head())
         histories = self._histories(into)
         wanted: list[WalRange] = []
         for leg in way(at, histories, listing.ranges):
@@ -75,6 +76,12 @@ class WalReader:
             stored_bytes=sum(found.stored_bytes for found in wanted),
             newest_at=_newest(at, wanted, listing),
         )
+
+    def _head(self) -> HeadFile | None:
+        """Believed only when it is proven. It restores nothing, so a damaged one must not stand in a restore's way."""
+        with suppress(TerminalError, DeniedError, NotFoundError):
+            return read_head(self._store, self._dataset, self._keys)
+        return None
 
     def _segment_bytes(self, leg: Leg, listing: WalListing) -> int:
         epoch = next((found.epoch for found in listing.ranges if found.timeline == leg.timeline), None)
