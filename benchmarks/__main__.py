@@ -24,6 +24,7 @@ from benchmarks import (
     parse,
     ramps,
     recovery,
+    sealing,
     simulator,
     sleep,
     store,
@@ -47,6 +48,7 @@ BENCHMARKS: Final[Mapping[str, tuple[Benchmark, str]]] = {
     "autoscale": (autoscale.run, autoscale.SUMMARY),
     "ramps": (ramps.run, ramps.SUMMARY),
     "faults": (faults.run, faults.SUMMARY),
+    "sealing": (sealing.run, sealing.SUMMARY),
     "recovery": (recovery.run, recovery.SUMMARY),
 }
 """By name, in the order in which all of them run. Each takes `quick` and returns a Report."""

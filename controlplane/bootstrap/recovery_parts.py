@@ -133,7 +133,7 @@ class Embedded:
             if str(error) != self._told:
                 _LOG.warning("what the control plane runs itself does not run", extra={"sentence": str(error)})
                 self._told = str(error)
-        await self._workshop.end_idle_streams()
+        await self._workshop.end_idle()
 
     def _keep(self) -> None:
         declared = self._declared()

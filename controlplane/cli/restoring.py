@@ -15,7 +15,7 @@ from controlplane.adapters.backup.inventory import inventory, recovery_points
 from controlplane.cli.exits import ExitCode
 from controlplane.cli.vault_access import OpenVault, open_vault
 from controlplane.cli.view import make_console, print_json
-from controlplane.domain.dataset import BucketSpec, DatasetSpec, DrillSelection, KeyPurpose
+from controlplane.domain.dataset import BucketSpec, DatasetSpec, DrillSelection, KeyPurpose, WalMode
 from controlplane.domain.recovery import CheckOutcome, RecoveryPoint, Verdict
 from controlplane.kernel.errors import ConflictError, NotFoundError
 from controlplane.kernel.ids import PointId
@@ -133,7 +133,7 @@ def _restore(
                 wanted = VerifyRequest(
                     manifest=sources[-1].manifest,
                     checks=spec.checks,
-                    exact_counts=log is None,
+                    exact_counts=spec.wal is WalMode.OFF,
                     point_at=moment or newest,
                 )
                 checks = tuple(instance.verify(wanted, watch))

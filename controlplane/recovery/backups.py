@@ -18,7 +18,7 @@ from controlplane.recovery.locks import lock_until
 from controlplane.recovery.names import point_id
 from controlplane.recovery.standing import inventory_in, judge_inventory
 from controlplane.recovery.tiering import class_of_new
-from controlplane.recovery.workshop import Broken, CopyMade, CopyOrder, Finished, Unknown, Working, Workshop
+from controlplane.recovery.workshop import LOST_AFTER, Broken, CopyMade, CopyOrder, Finished, Unknown, Working, Workshop
 from controlplane.runtime.hints import Hints
 from controlplane.runtime.reconciler import TickReport
 
@@ -56,6 +56,7 @@ class Backups:
         ids: IdSource,
         hints: Hints,
         declared: Callable[[], RecoverySpec],
+        lost_after: timedelta = LOST_AFTER,
     ) -> None:
         self._store = store
         self._workshop = workshop
@@ -63,6 +64,9 @@ class Backups:
         self._ids = ids
         self._hints = hints
         self._declared = declared
+        self._lost_after = lost_after
+        self._missing_since: dict[str, datetime] = {}
+        """Attempts that a look did not find in this process."""
 
     async def resources(self) -> Sequence[str]:
         return [dataset.name for dataset in self._declared().datasets]
@@ -141,7 +145,7 @@ class Backups:
             sentence=sentence,
         )
         await self._write(claim, begun, Reason.BACKUP_STARTED)
-        self._workshop.begin_copy(run.run, order)
+        self._workshop.begin_copy(_work_name(begun), order)
         return TickReport(sentence=sentence, changed=True, again_after=_LOOK_AGAIN)
 
     def _locked_until(self, dataset: DatasetSpec, now: datetime) -> datetime | None:
@@ -150,7 +154,7 @@ class Backups:
         return lock_until(dataset.retention, now) if locks else None
 
     async def _look(self, run: BackupRun, claim: Claim) -> TickReport:
-        found = self._workshop.look_copy(run.run)
+        found = self._workshop.look_copy(_work_name(run))
         match found:
             case Working(done_bytes=done, total_bytes=total, step=step):
                 if (done, total) != (run.done_bytes, run.total_bytes):
@@ -166,6 +170,11 @@ class Backups:
                 assert_never(found)
 
     async def _lost(self, run: BackupRun, claim: Claim) -> TickReport:
+        now = self._clock.now()
+        if now - self._missing_since.setdefault(_work_name(run), now) < self._lost_after:
+            sentence = f"nobody here copies {run.dataset}; waits until nobody elsewhere does"
+            return TickReport(sentence=sentence, again_after=_LOOK_AGAIN)
+        del self._missing_since[_work_name(run)]
         if run.attempt >= ATTEMPTS_MAX:
             sentence = f"the control plane ended {run.attempt} times while it copied {run.dataset}; ask for it by hand"
             return await self._end(run, BackupPhase.FAILED, Reason.BACKUP_FAILED, sentence, claim)
@@ -208,6 +217,10 @@ class Backups:
                     data=(("run", run.run),),
                 )
                 await tx.append_events([event])
+
+
+def _work_name(run: BackupRun) -> str:
+    return f"{run.run}/{run.attempt}"
 
 
 def _told(run: BackupRun, made: CopyMade) -> str:

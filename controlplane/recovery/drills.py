@@ -26,7 +26,16 @@ from controlplane.recovery.phrases import moment
 from controlplane.recovery.rpo import SKEW_MAX
 from controlplane.recovery.selection import NoneQualifies, Selected, select_point
 from controlplane.recovery.standing import DRILLS_READ, inventory_in, rates_of
-from controlplane.recovery.workshop import Broken, DrillMade, DrillOrder, Finished, Unknown, Working, Workshop
+from controlplane.recovery.workshop import (
+    LOST_AFTER,
+    Broken,
+    DrillMade,
+    DrillOrder,
+    Finished,
+    Unknown,
+    Working,
+    Workshop,
+)
 from controlplane.runtime.reconciler import TickReport
 
 LOOP: Final = "drills"
@@ -73,6 +82,7 @@ class Drills:
         rng: Rng,
         ids: IdSource,
         declared: Callable[[], RecoverySpec],
+        lost_after: timedelta = LOST_AFTER,
     ) -> None:
         self._store = store
         self._workshop = workshop
@@ -80,6 +90,9 @@ class Drills:
         self._rng = rng
         self._ids = ids
         self._declared = declared
+        self._lost_after = lost_after
+        self._missing_since: dict[tuple[str, int], datetime] = {}
+        """Attempts that a look did not find in this process."""
 
     async def resources(self) -> Sequence[str]:
         """Datasets, and those whose drill has not ended although they are no longer declared."""
@@ -107,10 +120,8 @@ class Drills:
         except (RetryableError, StaleClaimError):
             raise
         except QuarterdeckError as error:
-            if drill.phase is DrillPhase.CLEANING:
-                raise  # Nothing else may happen before nothing is left of it.
-            if drill.phase is DrillPhase.RECORDING:
-                return await self._end_unproven(drill, str(error), claim)
+            if drill.phase in {DrillPhase.CLEANING, DrillPhase.RECORDING}:
+                raise  # Nothing else may happen before nothing is left of it, and what evidence says stays said.
             return await self._give_up(drill, str(error), claim)
 
     async def _step(self, drill: Drill, place: _Place | None, known: _Known, claim: Claim) -> TickReport:
@@ -251,9 +262,18 @@ class Drills:
             case Broken(sentence=sentence):
                 return await self._again(drill, sentence, claim)
             case Unknown():
-                return await self._again(drill, "the control plane that restored it is gone", claim)
+                return await self._lost(drill, claim)
             case _:
                 assert_never(found)
+
+    async def _lost(self, drill: Drill, claim: Claim) -> TickReport:
+        now, attempt = self._clock.now(), (drill.drill, drill.attempt)
+        if now - self._missing_since.setdefault(attempt, now) < self._lost_after:
+            sentence = "nobody here restores it; waits until nobody elsewhere does"
+            return TickReport(sentence=sentence, again_after=_LOOK_AGAIN)
+        report = await self._again(drill, "the control plane that restored it is gone", claim)
+        del self._missing_since[attempt]
+        return report
 
     async def _again(self, drill: Drill, why: str, claim: Claim) -> TickReport:
         """Nobody knows what state the folder is in: it is emptied."""
@@ -283,7 +303,12 @@ class Drills:
     async def _record(self, drill: Drill, claim: Claim) -> TickReport:
         verdict = DrillPhase.FAILED if drill.failure else DrillPhase.PASSED
         sentence = _told(drill)
-        key = await self._workshop.record(replace(drill, phase=verdict, sentence=sentence))
+        try:
+            key = await self._workshop.record(replace(drill, phase=verdict, sentence=sentence))
+        except RetryableError:
+            raise
+        except QuarterdeckError as error:
+            return await self._end_unproven(drill, str(error), claim)
         reason = Reason.DRILL_FAILED if drill.failure else Reason.DRILL_PASSED
         ended = replace(self._turn(drill, verdict), evidence_key=key, sentence=sentence)
         await self._write(claim, ended, reason)

@@ -31,7 +31,8 @@ DELETIONS_MAX: Final = 20
 LOCKS_MAX: Final = 20
 """Of one tick and bucket: each is some requests for every pack of the point."""
 
-_GOING: Final = "retention deletes it now"
+GOING: Final = "retention deletes it now"
+"""The problem of a recovery point while it is deleted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +142,7 @@ class Pruner:
             row = inventory_in(await tx.inventories(), place.dataset, place.bucket.name)
             if row is None or point in await points_in_use(tx, place.dataset.name):
                 return False
-            points = (replace(one, problems=(_GOING,)) if one.point == point else one for one in row.points)
+            points = (replace(one, problems=(GOING,)) if one.point == point else one for one in row.points)
             await tx.put_inventory(replace(row, points=tuple(points)))
         return True
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 
-from controlplane.domain.dataset import RecoverySpec, WalMode
+from controlplane.domain.dataset import DatasetKind, DatasetSpec, RecoverySpec, WalMode
 from controlplane.domain.event import EventKind, NewEvent
 from controlplane.domain.reason import Reason
 from controlplane.domain.store import Claim, Store
@@ -37,11 +37,11 @@ class Streams:
         """As told last, known under one claim: another instance may have told something since."""
 
     async def resources(self) -> Sequence[str]:
-        return [dataset.name for dataset in self._declared().datasets if dataset.wal is not WalMode.OFF]
+        return [dataset.name for dataset in self._declared().datasets if _streams(dataset)]
 
     async def tick(self, resource: str, claim: Claim) -> TickReport:
         dataset = self._declared().dataset(resource)
-        if dataset is None or dataset.wal is WalMode.OFF:
+        if dataset is None or not _streams(dataset):
             return TickReport(sentence="no longer declared")
         state = await self._workshop.stream(dataset, until=self._clock.now() + _LEASE)
         turned = state.running is not None and state.running is not await self._told_last(resource, claim)
@@ -69,3 +69,8 @@ class Streams:
         async with self._store.transaction() as tx:
             await tx.require_claim(claim.resource, claim.token)
             await tx.append_events([event])
+
+
+def _streams(dataset: DatasetSpec) -> bool:
+    """PgBackRest archives by itself."""
+    return dataset.kind is DatasetKind.POSTGRESQL and dataset.wal is not WalMode.OFF

@@ -5,13 +5,19 @@ Nothing here is remembered across a restart: work that nobody knows of any more 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Protocol
+from datetime import datetime, timedelta
+from typing import Final, Protocol
 
 from controlplane.domain.dataset import BucketSpec, DatasetSpec, StorageClass
 from controlplane.domain.recovery import CheckOutcome, Drill, DrillPhase, DrillTimes, Inventory
 from controlplane.kernel.ids import PointId
 from controlplane.recovery.locks import LockExtension
+
+LEASE: Final = timedelta(seconds=30)
+"""A copy or drill that nobody looked at for so long ends by itself: its loop lost its claim, and another instance has
+it. Much longer than a loop pauses between two looks, or waits for a slow store."""
+LOST_AFTER: Final = timedelta(seconds=40)
+"""Work that nobody here knows of is begun again no sooner: then it has ended wherever it was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,11 +126,11 @@ class Workshop(Protocol):
         """Its source can copy what changed since a parent."""
         ...
 
-    def begin_copy(self, run: str, order: CopyOrder) -> None:
-        """Nothing happens when it is being made already."""
+    def begin_copy(self, work: str, order: CopyOrder) -> None:
+        """Nothing happens when work of that name was begun already. Ends by itself after a LEASE without a look."""
         ...
 
-    def look_copy(self, run: str) -> Working | Finished[CopyMade] | Broken | Unknown: ...
+    def look_copy(self, work: str) -> Working | Finished[CopyMade] | Broken | Unknown: ...
 
     async def sweep(self, dataset: DatasetSpec, *, writing: frozenset[PointId]) -> Sequence[str]:
         """Remove what copies left behind that were never finished, but for those being written; what went."""
@@ -150,12 +156,14 @@ class Workshop(Protocol):
         """Ask for what has to be brought back, and see how far that is."""
         ...
 
-    def begin_drill(self, drill: Drill, order: DrillOrder) -> None: ...
+    def begin_drill(self, drill: Drill, order: DrillOrder) -> None:
+        """As `begin_copy`, by the drill and its attempt."""
+        ...
 
     def look_drill(self, drill: Drill) -> Working | Finished[DrillMade] | Broken | Unknown: ...
 
     async def clean(self, drill: Drill, dataset: DatasetSpec | None) -> tuple[str, ...]:
-        """End and remove everything of its scratch copy; what was looked for and is not there any more.
+        """End its work, end and remove everything of its scratch copy; what was looked for and is not there any more.
 
         RetryableError while something of it is still there.
         """

@@ -96,6 +96,13 @@ class Primary:
             cursor = connection.execute(statement.encode())
             return cursor.fetchall() if cursor.description else []
 
+    def clock(self) -> datetime:
+        """Its own."""
+        (row,) = self.sql("SELECT clock_timestamp()")
+        moment = row[0]
+        assert isinstance(moment, datetime)
+        return moment
+
 
 class Freezing:
     """An ObjectStore in front of another that, once frozen, takes nothing more: the streaming side died as well."""

@@ -5,16 +5,15 @@ threads, keys, sealing, scratch folders, verification, evidence.
 """
 
 import asyncio
-import random
-import sqlite3
+import json
+import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import timedelta
-from hashlib import sha256
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from controlplane.adapters.backup.archive_reader import open_archive, verify_archive
 from controlplane.adapters.backup.archive_writer import ArchiveWriter
@@ -24,6 +23,7 @@ from controlplane.adapters.backup.manifests import decode_manifest, encode_manif
 from controlplane.adapters.backup.vault import Vault, VaultPlace
 from controlplane.adapters.backup.workshop import ThreadWorkshop
 from controlplane.adapters.evidence import EvidenceSigner, verify_bundle
+from controlplane.adapters.system import UuidIds
 from controlplane.domain.dataset import (
     BucketSpec,
     Cadence,
@@ -45,9 +45,10 @@ from controlplane.kernel.errors import QuarterdeckError
 from controlplane.kernel.ids import BucketName, ClaimToken, DatasetName, InstanceId, PointId
 from controlplane.recovery.backups import Backups
 from controlplane.recovery.drills import Drills
-from controlplane.recovery.manifest import Manifest
+from controlplane.recovery.evidence import evidence_key
+from controlplane.recovery.manifest import Manifest, WrappedKey
 from controlplane.recovery.names import point_id
-from controlplane.recovery.ports import ObjectStore, SilentWatch, SnapshotFacts, SnapshotSink, manifest_key
+from controlplane.recovery.ports import Keyring, ObjectStore, SilentWatch, SnapshotFacts, SnapshotSink, manifest_key
 from controlplane.recovery.rpo import RpoVerdict
 from controlplane.recovery.standing import judge_inventory
 from controlplane.recovery.surveyor import Surveyor
@@ -93,6 +94,24 @@ def declare(kind: DatasetKind, path: Path | None = None, *checks: CheckSpec) -> 
     )
 
 
+class TroubledKeyring:
+    """Implements `controlplane.recovery.ports.Keyring`; `trouble` is asked before each use of a key."""
+
+    def __init__(self, keyring: Keyring, trouble: Trouble) -> None:
+        self._keyring = keyring
+        self._trouble = trouble
+
+    def new_data_key(self, context: str) -> tuple[bytes, tuple[WrappedKey, ...]]:
+        self._trouble("new data key")
+        return self._keyring.new_data_key(context)
+
+    def open(
+        self, wrapped: Sequence[WrappedKey], context: str, *, only: KeyPurpose | None = None
+    ) -> tuple[bytes, WrappedKey]:
+        self._trouble("open")
+        return self._keyring.open(wrapped, context, only=only)
+
+
 class LabVault(Vault):
     """The real one, but for the bucket, and for trouble with keys on request."""
 
@@ -111,7 +130,7 @@ class LabVault(Vault):
 
     def keyring(self, keys: KeysSpec) -> SiteKeyring:
         self._trouble("keyring")
-        return super().keyring(keys)
+        return cast("SiteKeyring", TroubledKeyring(super().keyring(keys), self._trouble))
 
     def signer(self) -> EvidenceSigner:
         self._trouble("signer")
@@ -130,7 +149,7 @@ class LabVault(Vault):
 
 
 class TroubledStore:
-    """Implements `controlplane.domain.store.Store`. `trouble` is asked before each transaction and after each commit."""
+    """Implements `controlplane.domain.store.Store`. `trouble` is asked before each transaction and after its end."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -147,14 +166,20 @@ class TroubledStore:
         await self._store.close()
 
 
-class LabIds:
-    """Identifiers with hexadecimal digits, as recovery points want them."""
+class LaterClock:
+    """The system's, as if it were another moment: what was written earlier looks as old as a test wants."""
 
-    def __init__(self, seed: int) -> None:
-        self._random = random.Random(seed)
+    def __init__(self, begins: datetime) -> None:
+        self._begins, self._from_s = begins, time.monotonic()
 
-    def new_id(self) -> str:
-        return f"{self._random.getrandbits(128):032x}"
+    def now(self) -> datetime:
+        return self._begins + timedelta(seconds=time.monotonic() - self._from_s)
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, duration: timedelta) -> None:
+        await asyncio.sleep(duration.total_seconds())
 
 
 class RecoveryLab:
@@ -181,7 +206,7 @@ class RecoveryLab:
         self.keys = keys or KeysSpec()
         self.rows = MemoryStore()
         self.store = TroubledStore(self.rows)
-        self.ids = LabIds(seed)
+        self.ids = UuidIds()
         self.troubles: list[str] = []
         """What ticks raised: the driver logs it, and calls again."""
 
@@ -196,10 +221,40 @@ class RecoveryLab:
         store, workshop, clock, hints = self.store, self.workshop, self.clock, NoHints()
         self._surveyor = Surveyor(store=store, workshop=workshop, clock=clock, hints=hints, declared=self.declared)
         self._backups = Backups(
-            store=store, workshop=workshop, clock=clock, ids=self.ids, hints=hints, declared=self.declared
+            store=store,
+            workshop=workshop,
+            clock=clock,
+            ids=self.ids,
+            hints=hints,
+            declared=self.declared,
+            lost_after=timedelta(0),
         )
         self._drills = Drills(
-            store=store, workshop=workshop, clock=clock, rng=SeededRng(seed), ids=self.ids, declared=self.declared
+            store=store,
+            workshop=workshop,
+            clock=clock,
+            rng=SeededRng(seed),
+            ids=self.ids,
+            declared=self.declared,
+            lost_after=timedelta(0),
+        )
+
+    @property
+    def source(self) -> Path:
+        assert self.dataset.path is not None
+        return Path(self.dataset.path)
+
+    def elsewhere(
+        self, folder: Path, *, keys: KeysSpec | None = None, break_glass: Path | None = None
+    ) -> "RecoveryLab":
+        """Another control plane on the same bucket; in another folder it has a site key of its own."""
+        return RecoveryLab(
+            folder,
+            self.dataset,
+            objects=self.objects,
+            clock=self.clock,
+            keys=keys or self.keys,
+            break_glass=break_glass,
         )
 
     def declared(self) -> RecoverySpec:
@@ -243,6 +298,7 @@ class RecoveryLab:
         point: PointId | None = None,
         key: KeyPurpose = KeyPurpose.SITE,
         selection: DrillSelection = DrillSelection.LATEST,
+        to_time: datetime | None = None,
     ) -> Drill:
         """As a person asks for it, to its end: evidence written, nothing left on the disk."""
         now = self.clock.now()
@@ -259,6 +315,7 @@ class RecoveryLab:
             asked_by="the test",
             point=point,
             named=point is not None,
+            to_time=to_time,
         )
         async with self.rows.transaction() as tx:
             await tx.put_drill(drill)
@@ -270,9 +327,23 @@ class RecoveryLab:
         await self._to_the_end(self._drills, row, lambda one: one.ended, lambda one: one.phase is DrillPhase.PENDING)
         ended = await row()
         assert not list(self.vault.scratch_root().iterdir()), "a drill leaves nothing in the scratch folder"
-        assert ended.evidence_key is not None
-        assert not verify_bundle(self.objects.get(ended.evidence_key), self.vault.own_signer().public_key)
+        self._must_have_evidence(ended)
         return ended
+
+    def _must_have_evidence(self, drill: Drill) -> None:
+        """Of this very drill, and saying the same; or the drill failed, and says that there is none."""
+        key = evidence_key(drill.drill)
+        if drill.evidence_key is None:
+            assert key not in self.objects.listed()
+            assert "its evidence could not be written" in drill.failure
+            return
+        bundle = self.objects.peek(key)
+        assert drill.evidence_key == key
+        assert not verify_bundle(bundle, self.vault.own_signer().public_key)
+        content = json.loads(bundle)["content"]
+        assert content["drill"]["id"] == drill.drill
+        assert content["verdict"]["passed"] is (drill.phase is DrillPhase.PASSED)
+        assert content["restored"]["point"] == drill.point
 
     async def _to_the_end[Row](
         self,
@@ -377,32 +448,14 @@ class RecoveryLab:
         return [info.key for info in inventory(self.objects, NAME, keyring=None).orphans]
 
 
-def fill(path: Path, *, seed: int = 1, rows: int = 600) -> None:
-    """A database with an index, a foreign key, and contents that do not pack well."""
-    chance = random.Random(seed)
-    with closing(sqlite3.connect(path)) as connection:
-        connection.executescript(
-            "CREATE TABLE customers (id INTEGER PRIMARY KEY, name TEXT NOT NULL);"
-            "CREATE TABLE orders (id INTEGER PRIMARY KEY, customer REFERENCES customers, body BLOB, placed_at TEXT);"
-            "CREATE INDEX by_time ON orders (placed_at);"
-        )
-        connection.executemany("INSERT INTO customers VALUES (?, ?)", [(n, f"customer {n}") for n in range(1, 21)])
-        placed = FakeClock().now()
-        connection.executemany(
-            "INSERT INTO orders VALUES (?, ?, ?, ?)",
-            [
-                (n, chance.randint(1, 20), chance.randbytes(chance.randint(50, 350)), f"{placed - n * _STEP:%F %T}")
-                for n in range(rows)
-            ],
-        )
-        connection.commit()
-
-
-_STEP: Final = timedelta(seconds=5)
+def must_fail(drill: Drill, says: str) -> None:
+    assert drill.phase is DrillPhase.FAILED, f"a drill of something damaged passed: {drill.sentence}"
+    assert re.search(says, drill.failure), f"the drill says: {drill.failure}"
+    assert drill.sentence
 
 
 def forged_snapshot(lab: RecoveryLab, change: Callable[[dict[str, bytes]], None]) -> Snapshot:
-    """The dataset's own copy with other bytes behind its facts: what a tool that lies, or rot before sealing, leaves."""
+    """The dataset's own copy with other bytes behind its facts: what a tool that lies leaves, or rot before sealing."""
     taken = MemorySink(dataset=NAME, kind=lab.dataset.kind)
     facts = lab.vault.adapter(lab.dataset).snapshot(taken, parent=None, watch=SilentWatch())
     change(taken.streams)
@@ -414,14 +467,3 @@ def forged_snapshot(lab: RecoveryLab, change: Callable[[dict[str, bytes]], None]
         return facts
 
     return write
-
-
-def content(database: bytes | Path) -> str:
-    """A hash of all there is, whatever pages it lies in."""
-    with closing(sqlite3.connect(":memory:")) as connection:
-        if isinstance(database, Path):
-            with closing(sqlite3.connect(database)) as file:
-                file.backup(connection)
-        else:
-            connection.deserialize(database)
-        return sha256("\n".join(connection.iterdump()).encode()).hexdigest()

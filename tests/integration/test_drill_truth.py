@@ -1,12 +1,8 @@
 """Drills tell the truth: whatever is damaged turns one red and is named, and what is good stays green."""
 
-import gzip
-import random
 import re
 import shutil
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from hashlib import sha256
@@ -15,15 +11,15 @@ from typing import Final
 
 import pytest
 
-from controlplane.adapters.backup.keyfiles import generate_break_glass
 from controlplane.adapters.backup.manifests import encode_manifest
 from controlplane.adapters.backup.packing import LENGTH, PACK_HEADER, chunks_of
-from controlplane.domain.dataset import CheckSpec, DatasetKind, DrillSelection, KeyPurpose, KeysSpec
-from controlplane.domain.recovery import BackupPhase, Drill, DrillPhase, Verdict
+from controlplane.domain.dataset import DatasetKind
+from controlplane.domain.recovery import DrillPhase
 from controlplane.recovery.manifest import Manifest, PackRecord
 from controlplane.recovery.ports import manifest_key
 from controlplane.recovery.rpo import RpoState
-from tests.integration.recovery_lab import DAY, NAME, RecoveryLab, content, declare, fill, forged_snapshot
+from tests.integration.recovery_lab import NAME, RecoveryLab, declare, must_fail
+from tests.integration.recovery_sources import fill
 
 HOUR: Final = timedelta(hours=1)
 LOG_N: Final = 10
@@ -43,29 +39,13 @@ def lab(database: Path, tmp_path: Path) -> RecoveryLab:
     return RecoveryLab(tmp_path / "state", declare(DatasetKind.SQLITE, own))
 
 
-def source(lab: RecoveryLab) -> Path:
-    assert lab.dataset.path is not None
-    return Path(lab.dataset.path)
-
-
-def elsewhere(lab: RecoveryLab, folder: Path) -> RecoveryLab:
-    """Another control plane on the same bucket, with a site key of its own."""
-    return RecoveryLab(folder, lab.dataset, objects=lab.objects, clock=lab.clock, keys=lab.keys)
-
-
 async def seen_anew(lab: RecoveryLab, folder: Path) -> str:
     """All that a control plane with the same keys says which looks into the bucket for the first time."""
     shutil.copytree(lab.folder / "keys", folder / "keys")
-    inventory = await elsewhere(lab, folder).look()
+    inventory = await lab.elsewhere(folder).look()
     assert inventory is not None
     said = [inventory.problem, *inventory.unreadable]
     return "; ".join([*said, *(problem for point in inventory.points for problem in point.problems)])
-
-
-def must_fail(drill: Drill, says: str) -> None:
-    assert drill.phase is DrillPhase.FAILED, f"a drill of something damaged passed: {drill.sentence}"
-    assert re.search(says, drill.failure), f"the drill says: {drill.failure}"
-    assert drill.sentence
 
 
 # -- damage in the bucket
@@ -222,13 +202,13 @@ IN_THE_BUCKET: Final = (
     Damage(name="emptied-pack", do=truncate(0), says=r"found 0 bytes|fewer bytes", seen="found 0 bytes"),
     Damage(name="pack-missing", do=lose(0.5), says="is not there, its manifest names it", seen="is not there"),
     Damage(name="last-pack-missing", do=lose(1.0), says="is not there, its manifest names it", seen="is not there"),
-    Damage(name="packs-swapped", do=swap_packs, says=f"{_ALTERED}|found .* bytes"),
+    Damage(name="packs-swapped", do=swap_packs, says=f"{_ALTERED}|found .* bytes", seen="found .* bytes"),
     Damage(name="packs-swapped-and-signed", do=swap_packs_and_sign, says=_ELSEWHERE),
     Damage(name="chunks-swapped-and-signed", do=swap_chunks_and_sign, says=_ELSEWHERE),
     Damage(name="pack-of-another-point-and-signed", do=pack_of_another_and_sign, says=_ELSEWHERE),
     Damage(name="end-cut-off-and-signed", do=end_early_and_sign, says=_ELSEWHERE),
     Damage(name="more-rows-promised", do=claim_another_row, says=r"orders: 600 rows, expected 601"),
-    Damage(name="its-own-parent", do=claim_another_parent, says="pass|circle|stands on|needs", seen="stands on"),
+    Damage(name="its-own-parent", do=claim_another_parent, says="builds on .*, expected nothing", seen="stands on"),
 )
 
 
@@ -240,3 +220,31 @@ async def test_damage_in_the_bucket(damage: Damage, lab: RecoveryLab, tmp_path: 
     must_fail(await lab.drill(point=manifest.point), damage.says)
     said = await seen_anew(lab, tmp_path / "another")
     assert re.search(damage.seen, said) if damage.seen else not said, f"a first look says: {said}"
+
+
+async def test_what_hides_nothing(lab: RecoveryLab) -> None:
+    """Delete markers and newer versions above the packs: the copy names the versions that it is made of."""
+    manifest = lab.copy()
+    lab.objects.delete(pack_of(manifest, 0.5).key)
+    lab.objects.put(pack_of(manifest, 1.0).key, b"something else")
+    assert (await lab.verdict()).state is RpoState.OK
+    drill = await lab.drill()
+    assert drill.phase is DrillPhase.PASSED, drill.sentence
+
+
+async def test_a_damaged_copy_beside_a_good_one(lab: RecoveryLab, tmp_path: Path) -> None:
+    """The good one is restored; the other is named and does not vanish, and nothing is deleted on such grounds."""
+    lab.copy()
+    lab.fake_clock.jump(HOUR)
+    later = lab.copy()
+    await lab.look()
+    hide_manifest(lab, later)
+    for site in (lab, lab.elsewhere(tmp_path / "another")):
+        shutil.copytree(lab.folder / "keys", tmp_path / "another" / "keys", dirs_exist_ok=True)
+        inventory = await site.look()
+        assert inventory is not None
+        assert [point.complete for point in inventory.points] == [True, False]
+        assert "hidden by a delete marker" in inventory.unread[0]
+    drill = await lab.drill()
+    assert drill.phase is DrillPhase.PASSED
+    assert drill.point != later.point

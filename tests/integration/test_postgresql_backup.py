@@ -138,13 +138,9 @@ def test_a_point_in_time_has_what_was_there_and_nothing_later(
         copy = copy_of(adapter, "a")
         primary.sql("CREATE TABLE acknowledged (id bigint PRIMARY KEY)")
         primary.sql("INSERT INTO acknowledged VALUES (1)")
-        (row,) = primary.sql("SELECT clock_timestamp()")
-        between = row[0]
-        assert isinstance(between, datetime)
+        between = primary.clock()
         primary.sql("INSERT INTO acknowledged VALUES (2)")
-        (row,) = primary.sql("SELECT clock_timestamp()")
-        after = row[0]
-        assert isinstance(after, datetime)
+        after = primary.clock()
         eventually(lambda: (stream.status().covered_at or between) > after + timedelta(milliseconds=50))
     with restored(adapter, folder / "into", copy, store=bucket, to_time=between) as back:
         assert ids_in(back) == {1}

@@ -1,8 +1,10 @@
 """Long work in threads, each with its own watch: begun, looked at, never waited for."""
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from controlplane.domain.recovery import DrillPhase
 from controlplane.kernel.errors import QuarterdeckError, RetryableError
@@ -41,9 +43,15 @@ class JobWatch:
 @dataclass(slots=True)
 class _Job[M]:
     watch: JobWatch
+    looked_at_s: float
+    """Of the monotonic clock."""
     made: M | None = None
     broken: Broken | None = None
     thread: threading.Thread | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.made is not None or self.broken is not None
 
 
 class Jobs[M]:
@@ -60,7 +68,7 @@ class Jobs[M]:
             if name in self._jobs:
                 return
             self._forget_old()
-            job = self._jobs[name] = _Job[M](watch=JobWatch())
+            job = self._jobs[name] = _Job[M](watch=JobWatch(), looked_at_s=time.monotonic())
         job.thread = threading.Thread(target=self._run, args=(job, work), name=f"{self._what}-{name[:8]}", daemon=True)
         job.thread.start()
 
@@ -69,6 +77,7 @@ class Jobs[M]:
             job = self._jobs.get(name)
         if job is None:
             return Unknown()
+        job.looked_at_s = time.monotonic()
         if job.broken is not None:
             return job.broken
         if job.made is not None:
@@ -78,15 +87,26 @@ class Jobs[M]:
             phase=watch.phase, step=watch.step_name, done_bytes=watch.done_bytes, total_bytes=watch.total_bytes
         )
 
-    def cancel_all(self, wait_s: float) -> None:
-        """Ask every one to stop, and give them so long together."""
-        with self._mutex:
-            running = [job for job in self._jobs.values() if job.made is None and job.broken is None]
+    def cancel_idle(self, lease: timedelta) -> None:
+        """Ask those to stop that nobody looked at for so long."""
+        limit_s = time.monotonic() - lease.total_seconds()
+        for job in self._running(""):
+            if job.looked_at_s < limit_s:
+                job.watch.cancelled = True
+
+    def cancel_all(self, wait_s: float, *, prefix: str = "") -> bool:
+        """Ask every one whose name begins so to stop, and give them so long together. Whether all of them ended."""
+        running = self._running(prefix)
         for job in running:
             job.watch.cancelled = True
         for job in running:
             if job.thread is not None:
                 job.thread.join(wait_s / len(running))
+        return all(job.ended for job in running)
+
+    def _running(self, prefix: str) -> list[_Job[M]]:
+        with self._mutex:
+            return [job for name, job in self._jobs.items() if name.startswith(prefix) and not job.ended]
 
     def _run(self, job: _Job[M], work: Callable[[JobWatch], M]) -> None:
         try:
@@ -99,7 +119,7 @@ class Jobs[M]:
             job.broken = Broken(sentence=f"{type(error).__name__}: {error}", hopeless=True)
 
     def _forget_old(self) -> None:
-        ended = [name for name, job in self._jobs.items() if job.made is not None or job.broken is not None]
+        ended = [name for name, job in self._jobs.items() if job.ended]
         for name in ended[:-KEPT_MAX]:
             del self._jobs[name]
 

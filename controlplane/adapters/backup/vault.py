@@ -20,6 +20,9 @@ from controlplane.adapters.backup.keyfiles import (
 )
 from controlplane.adapters.backup.keyring import SiteKeyring
 from controlplane.adapters.backup.mongodb import MongodbDataset
+from controlplane.adapters.backup.pgbackrest import PgbackrestDataset
+from controlplane.adapters.backup.pgbackrest_coverage import PgbackrestCoverage
+from controlplane.adapters.backup.pgbackrest_repository import Repository
 from controlplane.adapters.backup.postgresql.embedded import EmbeddedPostgreSQL
 from controlplane.adapters.backup.postgresql.programs import account, first_closed
 from controlplane.adapters.backup.postgresql.source import PostgreSQLAdapter
@@ -31,8 +34,8 @@ from controlplane.adapters.objectstore.bucket import apply_plan, read_state
 from controlplane.adapters.objectstore.s3 import S3Store, make_client
 from controlplane.adapters.objectstore.seaweedfs import EmbeddedObjectStore, Endpoint
 from controlplane.domain.dataset import BucketSpec, DatasetKind, DatasetSpec, KeyPurpose, KeysSpec, WalMode
+from controlplane.domain.recovery import LogCoverage
 from controlplane.domain.secret import SecretRef
-from controlplane.kernel.errors import TerminalError
 from controlplane.recovery.bucket import declare_bucket
 from controlplane.recovery.bucket_plan import plan_bucket
 from controlplane.recovery.manifest import Manifest
@@ -168,7 +171,7 @@ class Vault:
             case DatasetKind.POSTGRESQL:
                 return self.postgresql_adapter(dataset, open_point)
             case DatasetKind.PGBACKREST:
-                raise TerminalError(f"{dataset.name}: datasets of kind pgbackrest are drilled by pgBackRest's adapter")
+                return PgbackrestDataset(repository=self._repository(dataset))
             case _ as unknown:
                 assert_never(unknown)
 
@@ -191,10 +194,18 @@ class Vault:
             fcntl.flock(file, fcntl.LOCK_EX)
             return self.postgresql().ensure_running()
 
+    def _repository(self, dataset: DatasetSpec) -> Repository:
+        assert dataset.stanza is not None, f"{dataset.name}: the site file's rules ask for a stanza"
+        return Repository(configuration=self._path(dataset), stanza=dataset.stanza)
+
+    def pgbackrest_coverage(self, dataset: DatasetSpec) -> LogCoverage | None:
+        """By what lies in pgBackRest's repository."""
+        return PgbackrestCoverage(repository=self._repository(dataset), now=self._place.now).look()
+
     def log_reader(
         self, dataset: DatasetSpec, bucket: BucketSpec, keys: KeysSpec, *, only: KeyPurpose | None
     ) -> LogReader | None:
-        if dataset.wal is WalMode.OFF:
+        if dataset.wal is WalMode.OFF or dataset.kind is not DatasetKind.POSTGRESQL:
             return None
         return WalReader(self.store(bucket), dataset.name, self.keyring(keys), only=only)
 

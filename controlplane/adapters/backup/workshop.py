@@ -5,7 +5,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -17,6 +17,7 @@ from controlplane.adapters.backup.archive_reader import ArchiveReader, open_arch
 from controlplane.adapters.backup.archive_writer import ArchiveWriter
 from controlplane.adapters.backup.inventory import NOTHING_KNOWN, ManifestSeen, inventory
 from controlplane.adapters.backup.jobs import Jobs, JobWatch
+from controlplane.adapters.backup.lengthening import lengthen_locks
 from controlplane.adapters.backup.manifests import decode_manifest, point_prefix
 from controlplane.adapters.backup.postgresql.wal_stream import WalStream
 from controlplane.adapters.backup.postgresql.wal_trim import trim_log
@@ -54,6 +55,7 @@ from controlplane.recovery.ports import (
     manifest_key,
 )
 from controlplane.recovery.workshop import (
+    LEASE,
     Broken,
     CopyMade,
     CopyOrder,
@@ -123,6 +125,9 @@ class ThreadWorkshop:
                 before=before,
                 now=now,
             )
+            seen = found.inventory
+            if dataset.kind is DatasetKind.PGBACKREST:
+                seen = replace(seen, coverage=self._vault.pgbackrest_coverage(dataset))
         except QuarterdeckError as error:
             return Inventory(
                 dataset=dataset.name,
@@ -133,17 +138,17 @@ class ThreadWorkshop:
                 problem=str(error),
             )
         self._seen.known[place] = found.known
-        return found.inventory
+        return seen
 
     # -- copies
     def makes_increments(self, dataset: DatasetSpec) -> bool:
         return dataset.kind is DatasetKind.POSTGRESQL
 
-    def begin_copy(self, run: str, order: CopyOrder) -> None:
-        self._copies.begin(run, lambda watch: self._copy(order, watch))
+    def begin_copy(self, work: str, order: CopyOrder) -> None:
+        self._copies.begin(work, lambda watch: self._copy(order, watch))
 
-    def look_copy(self, run: str) -> Working | Finished[CopyMade] | Broken | Unknown:
-        return self._copies.look(run)
+    def look_copy(self, work: str) -> Working | Finished[CopyMade] | Broken | Unknown:
+        return self._copies.look(work)
 
     def _copy(self, order: CopyOrder, watch: JobWatch) -> CopyMade:
         dataset, begin_s = order.dataset, time.monotonic()
@@ -231,14 +236,8 @@ class ThreadWorkshop:
         await asyncio.to_thread(self._lengthen, dataset, bucket, extension)
 
     def _lengthen(self, dataset: DatasetSpec, bucket: BucketSpec, extension: LockExtension) -> None:
-        store, key = self._vault.store(bucket), manifest_key(dataset.name, extension.point)
         lock = Lock(mode=bucket.lock, until=extension.until)
-        manifest = decode_manifest(key, store.get(key))
-        packs = [(pack.key, pack.version) for stream in manifest.streams for pack in stream.packs]
-        for name, version in (*packs, (key, store.head(key).version)):
-            held = store.head(name, version=version).lock
-            if held is None or held.until < lock.until:
-                store.retain(name, version=version, lock=lock)
+        key = lengthen_locks(self._vault.store(bucket), dataset.name, extension.point, lock)
         # Locking changes nothing that a listing shows: the next look has to read the manifest's lock again.
         place = (dataset.name, bucket.name)
         known = self._seen.known.get(place, NOTHING_KNOWN)
@@ -307,6 +306,7 @@ class ThreadWorkshop:
             open_archive(store, keyring, manifest_key(dataset.name, point), only=only, watch=watch)
             for point in order.chain
         )
+        _require_chain([one.manifest for one in chain])
         log = self._vault.log_reader(dataset, order.bucket, keys, only=only)
         restored = adapter.restore(RestoreRequest(chain=chain, into=into, log=log, to_time=drill.to_time), watch)
         restored_s = time.monotonic()
@@ -314,12 +314,12 @@ class ThreadWorkshop:
         with adapter.start(into, watch, to_time=drill.to_time) as instance:
             started_s = time.monotonic()
             watch.enter(DrillPhase.VERIFYING)
-            newest_at = _newest(instance.started.newest_at, restored.log, chain)
+            newest_at = _newest(instance.started.newest_at, restored.log, chain, drill.to_time)
             checks = instance.verify(
                 VerifyRequest(
                     manifest=chain[-1].manifest,
                     checks=dataset.checks,
-                    exact_counts=log is None,
+                    exact_counts=dataset.wal is WalMode.OFF,
                     point_at=drill.to_time or newest_at,
                 ),
                 watch,
@@ -354,6 +354,8 @@ class ThreadWorkshop:
 
     def _clean(self, drill: Drill, dataset: DatasetSpec | None) -> tuple[str, ...]:
         """Also when no folder is written in the row: a crash may have come between the two."""
+        if not self._drills.cancel_all(_END_WAIT_S, prefix=f"{drill.drill}/"):
+            raise RetryableError(f"the work of drill {drill.drill} has not ended yet")
         folder = self._vault.scratch_root() / drill.drill
         into = folder / RESTORED
         if dataset is not None:
@@ -435,8 +437,10 @@ class ThreadWorkshop:
         thread.start()
         return running
 
-    async def end_idle_streams(self) -> None:
-        """Those that nobody asked for again: another instance has them now, or they are no longer declared."""
+    async def end_idle(self) -> None:
+        """What nobody asks for any more: another instance has it now, or it is no longer declared."""
+        self._copies.cancel_idle(LEASE)
+        self._drills.cancel_idle(LEASE)
         now = self._clock.now()
         for name, running in list(self._streams.items()):
             if running.until < now:
@@ -467,6 +471,15 @@ def _make_enterable(folder: Path) -> None:
     folder.chmod(_ENTERABLE)
 
 
+def _require_chain(links: Sequence[Manifest]) -> None:
+    """The order came from rows; what the manifests say now counts."""
+    for before, link in zip((None, *links), links, strict=False):
+        wanted = None if before is None else before.point
+        if link.parent != wanted:
+            found, expected = link.parent or "nothing", wanted or "nothing"
+            raise TerminalError(f"recovery point {link.point} builds on {found}, expected {expected}; use another copy")
+
+
 def _parent_used(parent: Manifest | None, facts: Sequence[tuple[str, str]]) -> PointId | None:
     """An adapter may make a full copy although it was given a parent; then it says so."""
     if parent is None or dict(facts).get("copy") == "full":
@@ -480,7 +493,13 @@ def _lock(bucket: BucketSpec, until: datetime | None) -> Lock | None:
     return Lock(mode=bucket.lock, until=until)
 
 
-def _newest(engine: datetime | None, log: FetchedLog | None, chain: Sequence[ArchiveReader]) -> datetime:
-    """The later of what the engine tells and what the copy is of: a quiet database has no newer commit to tell of."""
+def _newest(
+    engine: datetime | None, log: FetchedLog | None, chain: Sequence[ArchiveReader], to_time: datetime | None
+) -> datetime:
+    """The later of what the engine tells and what the copy is of: a quiet database has no newer commit to tell of.
+
+    Log beyond the moment that was asked for was fetched and not replayed.
+    """
     known = (engine, log.newest_at if log is not None else None, chain[-1].manifest.consistent_at)
-    return max(moment for moment in known if moment is not None)
+    newest = max(moment for moment in known if moment is not None)
+    return newest if to_time is None else min(newest, to_time)

@@ -33,6 +33,8 @@ _DEFAULT_RETENTION: Final = RetentionRule(period=RetentionPeriod.DAILY, keep=30 
 _OWN_RPO: Final = timedelta(minutes=15)
 _OWN_RTO: Final = timedelta(minutes=15)
 """The store holds what was decided and what is wanted; replicas serve on without it. A copy of it takes a second."""
+_LOGGED: Final = frozenset({DatasetKind.POSTGRESQL, DatasetKind.PGBACKREST})
+"""Kinds with a log between two copies; pgBackRest archives it by itself."""
 _DRILL_EVERY: Final = _DAY
 
 
@@ -64,7 +66,7 @@ def _bucket(bucket: Bucket, site_name: str) -> BucketSpec:
 
 def _dataset(dataset: Dataset, buckets: tuple[BucketSpec, ...]) -> DatasetSpec:
     kind = DatasetKind(dataset.kind)
-    wal = WalMode(dataset.wal or ("streaming" if kind is DatasetKind.POSTGRESQL else "off"))
+    wal = WalMode(dataset.wal or ("streaming" if kind in _LOGGED else "off"))
     usual = _DAY if wal is not WalMode.OFF else dataset.rpo
     return DatasetSpec(
         name=DatasetName(dataset.name),

@@ -118,7 +118,7 @@ def cron_problem(cron: str) -> str | None:
 
 def _snapshots_within_rpo(path: Path, dataset: Entry) -> Iterator[Finding]:
     """Without a log between them, snapshots are the RPO."""
-    logged = text(dataset, "kind") == "postgresql" and text(dataset, "wal") != "off"
+    logged = text(dataset, "kind") in ("postgresql", "pgbackrest") and text(dataset, "wal") != "off"
     every, rpo = duration(dataset, "every"), duration(dataset, "rpo")
     if not logged and every is not None and rpo is not None and every > rpo:
         yield Finding(

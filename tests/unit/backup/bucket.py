@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 
 from controlplane.kernel.errors import RetryableError
 from controlplane.recovery.ports import ObjectInfo
@@ -29,6 +30,16 @@ class MemoryBucket(FakeS3):
 
     def lose(self, key: str) -> None:
         del self._keys[key]
+
+    def peek(self, key: str) -> bytes:
+        """The newest version, without a call that counts or fails."""
+        return self._found(key, None).body
+
+    def twin(self) -> "MemoryBucket":
+        """Another with the same in it, to be damaged instead."""
+        other = MemoryBucket()
+        other._keys = deepcopy(self._keys)
+        return other
 
     def listed(self) -> list[str]:
         """Those that a listing shows."""

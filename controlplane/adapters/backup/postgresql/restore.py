@@ -8,7 +8,6 @@
 Where we are root and PostgreSQL's account may not enter `into`, the first three lie elsewhere and `data` is a link.
 """
 
-import ctypes
 import os
 import shutil
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from controlplane.adapters.backup.postgresql.base_backup import MANIFEST
+from controlplane.adapters.backup.postgresql.durable import sync_filesystem
 from controlplane.adapters.backup.postgresql.places import CopyPlaces, places_of
 from controlplane.adapters.backup.postgresql.programs import Account, Programs, account, must_run
 from controlplane.adapters.backup.postgresql.server import PID_FILE, make_private
@@ -110,17 +110,6 @@ def _restore(request: RestoreRequest, places: CopyPlaces, programs: Programs, wa
     watch.step("make durable")
     sync_filesystem(places.home)
     return Restored(plain_bytes=plain_bytes, log=fetched, notes=_notes(point, places))
-
-
-def sync_filesystem(folder: Path) -> None:
-    """Everything written to the folder's file system is durable: one call instead of one for each of many files."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.syncfs(handle) != 0:
-            raise OSError(ctypes.get_errno(), f"the file system of {folder} could not make the copy durable")
-    finally:
-        os.close(handle)
 
 
 def _fetch_log(

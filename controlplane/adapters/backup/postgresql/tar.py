@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from controlplane.adapters.backup.postgresql.durable import FileWriter
 from controlplane.adapters.backup.postgresql.programs import Account
 from controlplane.kernel.errors import TerminalError
 from controlplane.recovery.ports import Watch
@@ -68,7 +69,7 @@ def unpack(pieces: Iterator[bytes], into: Path, *, tablespaces: Path, who: Accou
 
     TerminalError when it is no tar, is cut short, or names something outside of the folder.
     """
-    source = _Bytes(pieces, watch)
+    source, writer = _Bytes(pieces, watch), FileWriter()
     _make_folder(into, who)
     while True:
         block = source.exactly(_BLOCK)
@@ -82,7 +83,7 @@ def unpack(pieces: Iterator[bytes], into: Path, *, tablespaces: Path, who: Accou
             place = tablespaces / header.name.name
             target.symlink_to(place)
         elif header.kind in _FILE:
-            _write_file(source, target, header, who)
+            _write_file(source, writer, target, header, who)
         else:
             raise TerminalError(f"found an entry of kind {header.kind!r} ({header.name}) in the copy, expected files")
     while source.some(_BLOCK):  # what pads the last record
@@ -101,16 +102,12 @@ def parse_header(block: bytes) -> TarHeader:
     )
 
 
-def _write_file(source: _Bytes, target: Path, header: TarHeader, who: Account | None) -> None:
+def _write_file(source: _Bytes, writer: FileWriter, target: Path, header: TarHeader, who: Account | None) -> None:
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, header.mode & 0o700 | 0o600)
+    handle, missing = writer.create(target, header.size, header.mode & 0o700 | 0o600, source.some)
     try:
-        missing = header.size
-        while missing:
-            part = source.some(missing)
-            if not part:
-                raise TerminalError(f"the copy ends {missing} bytes before the end of {header.name}")
-            missing -= _write_all(handle, part)
+        if missing:
+            raise TerminalError(f"the copy ends {missing} bytes before the end of {header.name}")
         if who is not None:
             os.fchown(handle, who.uid, who.gid)
     finally:
@@ -118,13 +115,6 @@ def _write_file(source: _Bytes, target: Path, header: TarHeader, who: Account | 
     padding = -header.size % _BLOCK
     if padding and len(source.exactly(padding)) < padding:
         raise TerminalError(f"the copy ends in the padding of {header.name}")
-
-
-def _write_all(handle: int, part: memoryview) -> int:
-    written = 0
-    while written < len(part):
-        written += os.write(handle, part[written:])
-    return written
 
 
 def _make_folder(path: Path, who: Account | None) -> None:

@@ -48,15 +48,13 @@ def test_a_site_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", [bytes(range(32)).hex(), b64encode(bytes(range(32))).decode(), f" {'00' * 32}\n"])
 def test_a_site_key_as_hexadecimal_or_base64(text: str) -> None:
-    assert len(parse_site_key(text, "QUARTERDECK_KEY")) == 32
+    assert len(parse_site_key(text, "SITE_KEY")) == 32
 
 
 @pytest.mark.parametrize("text", ["", "hunter2", "00" * 31, b64encode(bytes(33)).decode(), "zz" * 32])
 def test_what_is_no_site_key_is_refused_and_not_repeated(text: str) -> None:
-    with pytest.raises(
-        TerminalError, match=r"QUARTERDECK_KEY: found \d+ characters, expected 32 random bytes"
-    ) as caught:
-        parse_site_key(text, "QUARTERDECK_KEY")
+    with pytest.raises(TerminalError, match=r"SITE_KEY: found \d+ characters, expected 32 random bytes") as caught:
+        parse_site_key(text, "SITE_KEY")
     assert not text or text not in str(caught.value)
 
 

@@ -97,13 +97,13 @@ def test_a_pipe_is_left_when_somebody_asks() -> None:
 
 
 def test_a_program_sees_none_of_our_secrets() -> None:
-    os.environ["QUARTERDECK_TEST_SECRET"] = "secret"
+    os.environ["QUARTERDECK_PROMETHEUS_TOKEN"] = "secret"
     try:
-        assert "QUARTERDECK_TEST_SECRET" not in environment()
+        assert "QUARTERDECK_PROMETHEUS_TOKEN" not in environment()
         done = run(python("import os; print(sorted(os.environ))"), SilentWatch(), deadline_s=30, env={"MORE": "1"})
     finally:
-        del os.environ["QUARTERDECK_TEST_SECRET"]
-    assert "SECRET" not in done.out
+        del os.environ["QUARTERDECK_PROMETHEUS_TOKEN"]
+    assert "TOKEN" not in done.out
     assert "MORE" in done.out
 
 
