@@ -24,6 +24,7 @@ from controlplane.api.wire_recovery import (
     PermissionOut,
     PointOut,
     RecoveryOut,
+    ScheduleOut,
     drill_out,
     point_out,
     run_out,
@@ -47,6 +48,7 @@ from controlplane.domain.store import Transaction
 from controlplane.kernel.errors import ConflictError, InvalidError, NotFoundError, Problem
 from controlplane.kernel.ids import BucketName, DatasetName, PointId
 from controlplane.recovery.cost import inventory_cost
+from controlplane.recovery.drill_plan import bucket_of, plan_drills
 from controlplane.recovery.feasibility import judge_feasibility
 from controlplane.recovery.forecast import Load, forecast_rto
 from controlplane.recovery.gate import Permission, override_problem
@@ -191,6 +193,38 @@ async def list_drills(
     return [drill_out(drill) for drill in drills]
 
 
+@router.get("/schedule")
+async def get_schedule(context: Context) -> list[ScheduleOut]:
+    """Every declared drill: when it last passed, when it is due, and what it waits for."""
+    declared, now = _declared(context), context.clock.now()
+    async with context.store.transaction() as tx:
+        seen = await _seen(context, tx)
+    points = [point for one in seen.inventories if not one.problem for point in one.points]
+    plan = plan_drills(
+        declared, points, seen.drills, now, draws={one.name: 0.0 for one in declared.drills}, keys=frozenset(KeyPurpose)
+    )
+    told = {one.spec.name: (one.until, one.sentence) for one in plan.waiting}
+    told |= {one.spec.name: (now, one.sentence) for one in plan.due}
+    rows: list[ScheduleOut] = []
+    for spec in declared.drills:
+        passed = [one for one in seen.drills if one.name == spec.name and one.phase is DrillPhase.PASSED]
+        due_at, sentence = told[spec.name]
+        rows.append(
+            ScheduleOut(
+                name=spec.name,
+                dataset=spec.dataset,
+                cadence=str(spec.cadence),
+                selection=spec.selection,
+                key=spec.key,
+                bucket=bucket_of(spec, declared),
+                last_passed_at=passed[0].phase_since if passed else None,
+                due_at=due_at,
+                sentence=sentence,
+            )
+        )
+    return rows
+
+
 @router.get("/drills/{drill}")
 async def get_drill(context: Context, drill: str) -> DrillOut:
     return drill_out(await _drill(context, drill))
@@ -209,6 +243,18 @@ async def get_evidence(context: Context, drill: str) -> EvidenceOut:
 async def start_drill(context: Context, request: Request, body: DrillIn, key: IdempotencyKey = None) -> JSONResponse:
     """Restore into a scratch folder and prove it, now. ConflictError while a drill of the dataset runs."""
     declared = _declared(context)
+    named = next((one for one in declared.drills if one.name == body.dataset), None)
+    if named is not None and declared.dataset(body.dataset) is None:
+        # As it is declared: its pass is what the gate waits for.
+        body = body.model_copy(
+            update={
+                "dataset": named.dataset,
+                "name": named.name,
+                "selection": named.selection,
+                "key": named.key,
+                "bucket": body.bucket or named.bucket,
+            }
+        )
     dataset = _dataset(declared, body.dataset)
     bucket = body.bucket or dataset.buckets[0]
     if bucket not in dataset.buckets:
@@ -355,7 +401,7 @@ def _dataset_out(seen: _Seen, dataset: DatasetSpec) -> DatasetOut:
         covered_at=verdict.covered_at,
         by_log=verdict.by_log,
         sentence=verdict.sentence,
-        notes=list(verdict.notes),
+        notes=[*([first.problem] if first is not None and first.problem else []), *verdict.notes],
         promises=_promises(seen, dataset, base, first),
         points=len(points),
         stored_bytes=sum(point.stored_bytes for point in points),

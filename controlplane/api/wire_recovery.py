@@ -130,12 +130,26 @@ class KeepOut(Wire):
     sentence: str
 
 
+class ScheduleOut(Wire):
+    name: str
+    dataset: str
+    cadence: str
+    selection: str
+    key: str
+    bucket: str | None
+    last_passed_at: datetime | None
+    due_at: datetime | None = Field(
+        description="When it begins, if nothing happens before; null: it waits for something."
+    )
+    sentence: str
+
+
 class BackupIn(Wire):
     asked_by: Annotated[str, Field(min_length=1, max_length=80)] = "a person"
 
 
 class DrillIn(Wire):
-    dataset: str
+    dataset: str = Field(description="A dataset, or a declared drill by its name: then as that is declared.")
     name: Annotated[str, Field(max_length=40)] = "by hand"
     selection: DrillSelection = DrillSelection.LATEST
     key: KeyPurpose = KeyPurpose.SITE

@@ -122,7 +122,7 @@ class Embedded:
         self._writer: tuple[threading.Thread, threading.Event] | None = None
         self._told = ""
         self.writes_per_s = 0.0
-        """Of the demo's load; set once that begins."""
+        """Of the demo; from the first moment on, since its drills look for what is written."""
 
     async def keep(self) -> None:
         """The body of a beat."""

@@ -143,6 +143,8 @@ async def _run(
     reporter = _Reporter(parts, told.on_event, after=await _newest_event(parts))
     services = [*parts.services, Service(name="api", run=http.run, stop=http.stop)]
     services.append(Service(name="reporter", run=reporter.run, stop=reporter.stop))
+    if site.load is not None:
+        parts.recovery.embedded.writes_per_s = site.load.writes_per_s
     supervisor = Supervisor(services, clock=parts.clock)
     ending = _Ending(supervisor)
     ending.listen()
@@ -185,7 +187,6 @@ async def _start_up(
     except TimeoutError:
         _LOG.warning("some deployments have no ready replica yet")
     if options.load and site.load is not None:
-        parts.recovery.embedded.writes_per_s = site.load.writes_per_s
         embedding = await _embedding(parts)
         await asyncio.to_thread(
             load.start, site.load, parts.context.gateway_url, control_url=control_url, embedding=embedding

@@ -21,6 +21,7 @@ from controlplane.api.wire_recovery import (
     PermissionOut,
     PointOut,
     RecoveryOut,
+    ScheduleOut,
 )
 from controlplane.cli.client import (
     DEFAULT_URL,
@@ -43,6 +44,7 @@ from controlplane.cli.recovery_view import (
     recovery_table,
     retention_table,
     runs_table,
+    schedule_table,
 )
 from controlplane.cli.view import make_console, print_json, print_table
 from controlplane.domain.dataset import DrillSelection, KeyPurpose
@@ -195,7 +197,7 @@ def backup_retention(
 
 @drill.command("run")
 def drill_run(
-    dataset: DatasetArgument,
+    dataset: Annotated[str, typer.Argument(metavar="DATASET|DRILL", help="A dataset, or a declared drill by name.")],
     selection: Annotated[DrillSelection, typer.Option(help="Which recovery point.")] = DrillSelection.LATEST,
     point: Annotated[str | None, typer.Option(help="This one instead.")] = None,
     to_time: Annotated[datetime | None, typer.Option("--to-time", help="Point in time, UTC.")] = None,
@@ -238,6 +240,14 @@ def drill_list(
     with reported(), ApiClient(control_plane) as client:
         rows = parsed_rows(DrillOut, client.get("/api/v1/recovery/drills", {"dataset": dataset}))
     _show(drills_table(rows), rows, as_json=as_json)
+
+
+@drill.command("schedule")
+def drill_schedule(control_plane: ControlPlane = DEFAULT_URL, *, as_json: AsJson = False) -> None:
+    """The declared drills: how often, when last passed, when due."""
+    with reported(), ApiClient(control_plane) as client:
+        rows = parsed_rows(ScheduleOut, client.get("/api/v1/recovery/schedule"))
+    _show(schedule_table(rows), rows, as_json=as_json)
 
 
 @drill.command("show")

@@ -7,7 +7,15 @@ from typing import Final
 from rich.markup import escape
 from rich.table import Table
 
-from controlplane.api.wire_recovery import BackupRunOut, DatasetOut, DrillOut, KeepOut, PointOut, RecoveryOut
+from controlplane.api.wire_recovery import (
+    BackupRunOut,
+    DatasetOut,
+    DrillOut,
+    KeepOut,
+    PointOut,
+    RecoveryOut,
+    ScheduleOut,
+)
 from controlplane.cli.view import table_of
 from controlplane.kernel.units import format_bytes, format_duration
 
@@ -57,6 +65,7 @@ def recovery_lines(recovery: RecoveryOut) -> Iterator[str]:
     for row in recovery.datasets:
         if row.rpo_state not in {"ok", "warning"}:
             yield f"[red]{escape(row.sentence)}[/red]"
+            yield from (f"  {escape(note)}" for note in row.notes)
         yield from (f"[yellow]{escape(promise)}[/yellow]" for promise in row.promises)
         if row.running is not None:
             yield f"[cyan]{escape(row.running.sentence)}{_progress(row.running)}[/cyan]"
@@ -148,11 +157,28 @@ def drill_lines(row: DrillOut) -> Iterator[str]:
         f"verify {seconds(row.verify_s)}, clean-up {seconds(row.clean_up_s)}"
     )
     yield f"  RTO          {seconds(row.rto_s)} (forecast {seconds(row.rto_forecast_s)})"
-    yield f"  RPO          {seconds(row.rpo_s)}; newest moment in the data {_moment(row.newest_at)} UTC"
+    yield f"  RPO          {seconds(row.rpo_s)}; newest moment in the data {_moment(row.newest_at)}"
     for check in row.checks:
         yield f"  check        {coloured(check.verdict)} {check.name}: {escape(check.sentence)}"
     yield from (f"  cleaned up   {escape(proof)}" for proof in row.clean_proof)
     yield f"  evidence     {row.evidence_key or '-'}"
+
+
+def schedule_table(rows: Sequence[ScheduleOut]) -> Table:
+    table = table_of("drill", "dataset", "how often", "which", "key", "from", "last passed", "due", "now")
+    for row in rows:
+        table.add_row(
+            row.name,
+            row.dataset,
+            row.cadence,
+            row.selection,
+            row.key,
+            row.bucket or "-",
+            _moment(row.last_passed_at),
+            _moment(row.due_at),
+            escape(row.sentence),
+        )
+    return table
 
 
 def retention_table(rows: Sequence[KeepOut]) -> Table:

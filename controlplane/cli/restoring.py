@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from controlplane.adapters.backup.archive_reader import open_archive
+from controlplane.adapters.backup.drill_work import thaw_points
 from controlplane.adapters.backup.inventory import inventory, recovery_points
 from controlplane.cli.exits import ExitCode
 from controlplane.cli.vault_access import OpenVault, open_vault
@@ -23,7 +24,7 @@ from controlplane.kernel.units import format_bytes
 from controlplane.recovery.classes import is_archive
 from controlplane.recovery.forecast import forecast_rto
 from controlplane.recovery.lineage import BrokenChain, Chain, chain_of
-from controlplane.recovery.ports import RestoreRequest, VerifyRequest, manifest_key
+from controlplane.recovery.ports import ObjectStore, RestoreRequest, VerifyRequest, manifest_key
 from controlplane.recovery.rates import GUESSED_RATES
 from controlplane.recovery.selection import NoneQualifies, select_point
 
@@ -116,6 +117,7 @@ def _restore(
     only = KeyPurpose.BREAK_GLASS if wish.break_glass_key is not None else KeyPurpose.SITE
     into = wish.into.resolve()
     store, keyring = opened.vault.store(place), opened.vault.keyring(opened.declared.keys)
+    _ask_for_archived(store, spec, chain)
     adapter = opened.vault.adapter(spec)
     with bars(console) as progress:
         watch = BarWatch(progress)
@@ -160,6 +162,15 @@ def _restore(
         )
     if failed:
         raise typer.Exit(ExitCode.FAILED)
+
+
+def _ask_for_archived(store: ObjectStore, spec: DatasetSpec, chain: Chain) -> None:
+    """ConflictError while parts are not readable yet: they are asked for, and the same command goes on later."""
+    if not any(is_archive(storage_class) for storage_class in chain.storage_classes):
+        return
+    asked = thaw_points(store, spec.name, [link.point for link in chain.links])
+    if asked.pending:
+        raise ConflictError(f"{asked.sentence}; the others were asked for: run the same command again later (hours)")
 
 
 def bars(console: Console) -> Progress:

@@ -74,6 +74,7 @@ class _Rewrapped:
     bucket: str
     rewritten: int
     already: int
+    logs: int
     problems: tuple[str, ...]
 
 
@@ -91,6 +92,7 @@ def rewrap_all(place: Place, *, as_json: bool) -> None:
                         bucket=name,
                         rewritten=len(done.rewritten),
                         already=len(done.already),
+                        logs=done.logs,
                         problems=done.problems,
                     )
                 )
@@ -102,13 +104,18 @@ def rewrap_all(place: Place, *, as_json: bool) -> None:
 def _show_rewrapped(rows: Sequence[_Rewrapped], *, as_json: bool) -> None:
     console = make_console()
     if as_json:
-        names = ("dataset", "bucket", "rewritten", "already", "problems")
+        names = ("dataset", "bucket", "rewritten", "already", "logs", "problems")
         console.print_json(data=[{name: getattr(row, name) for name in names} for row in rows])
         return
     for row in rows:
-        console.print(f"{row.dataset} in {row.bucket}: {row.rewritten} rewrapped, {row.already} were already")
+        console.print(f"{row.dataset} in {row.bucket}: {_rewrapped_words(row)}")
         for problem in row.problems:
             console.print(f"  [red]{escape(problem)}[/red]")
+
+
+def _rewrapped_words(row: _Rewrapped) -> str:
+    logs = f", {row.logs} keys of its log" if row.logs else ""
+    return f"{row.rewritten} rewrapped{logs}, {row.already} were already"
 
 
 def show_drift(place: Place, name: str | None, *, as_json: bool) -> None:

@@ -151,7 +151,7 @@ class Drills:
         own = replace(declared, drills=tuple(one for one in declared.drills if one.dataset == resource))
         points = [point for inventory in inventories if not inventory.problem for point in inventory.points]
         draws = {one.name: self._draw() for one in own.drills}
-        plan = plan_drills(own, points, drills, now, draws=draws)
+        plan = plan_drills(own, points, drills, now, draws=draws, keys=self._workshop.keys())
         if not plan.due:
             times = [waiting.until for waiting in plan.waiting if waiting.until is not None]
             again = max(min(times) - now, _SOON) if times else None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
-from controlplane.domain.dataset import BucketSpec, DatasetSpec, LockMode, RecoverySpec, WalMode
+from controlplane.domain.dataset import BucketSpec, DatasetSpec, LockMode, RecoverySpec
 from controlplane.domain.event import EventKind, NewEvent
 from controlplane.domain.reason import Reason
 from controlplane.domain.recovery import Inventory, RiskyAction
@@ -21,6 +21,7 @@ from controlplane.recovery.locks import plan_locks
 from controlplane.recovery.phrases import count_of
 from controlplane.recovery.retention import Deletion, RetentionPlan, log_needed_since, plan_retention
 from controlplane.recovery.standing import inventory_in, permission_now
+from controlplane.recovery.streams import streams_log
 from controlplane.recovery.workshop import Workshop
 from controlplane.runtime.reconciler import TickReport
 
@@ -130,7 +131,7 @@ class Pruner:
     async def _trim_log(self, place: _Place, plan: RetentionPlan) -> list[str]:
         """Streams write to a dataset's first bucket."""
         since = log_needed_since(plan, place.dataset.retention)
-        if place.dataset.wal is WalMode.OFF or place.bucket.name != place.dataset.buckets[0] or since is None:
+        if not streams_log(place.dataset) or place.bucket.name != place.dataset.buckets[0] or since is None:
             return []
         gone = await self._workshop.trim_log(place.dataset, place.bucket, since=since)
         return [f"{count_of(gone, 'object')} of log that no copy needs deleted"] if gone else []

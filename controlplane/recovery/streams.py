@@ -37,11 +37,11 @@ class Streams:
         """As told last, known under one claim: another instance may have told something since."""
 
     async def resources(self) -> Sequence[str]:
-        return [dataset.name for dataset in self._declared().datasets if _streams(dataset)]
+        return [dataset.name for dataset in self._declared().datasets if streams_log(dataset)]
 
     async def tick(self, resource: str, claim: Claim) -> TickReport:
         dataset = self._declared().dataset(resource)
-        if dataset is None or not _streams(dataset):
+        if dataset is None or not streams_log(dataset):
             return TickReport(sentence="no longer declared")
         state = await self._workshop.stream(dataset, until=self._clock.now() + _LEASE)
         turned = state.running is not None and state.running is not await self._told_last(resource, claim)
@@ -71,6 +71,6 @@ class Streams:
             await tx.append_events([event])
 
 
-def _streams(dataset: DatasetSpec) -> bool:
+def streams_log(dataset: DatasetSpec) -> bool:
     """PgBackRest archives by itself."""
     return dataset.kind is DatasetKind.POSTGRESQL and dataset.wal is not WalMode.OFF

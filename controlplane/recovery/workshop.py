@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
-from controlplane.domain.dataset import BucketSpec, DatasetSpec, StorageClass
+from controlplane.domain.dataset import BucketSpec, DatasetSpec, KeyPurpose, StorageClass
 from controlplane.domain.recovery import CheckOutcome, Drill, DrillPhase, DrillTimes, Inventory
 from controlplane.kernel.ids import PointId
 from controlplane.recovery.locks import LockExtension
@@ -146,6 +146,10 @@ class Workshop(Protocol):
 
     async def trim_log(self, dataset: DatasetSpec, bucket: BucketSpec, *, since: datetime) -> int:
         """Remove log that no copy there needs: copies of before `since` are not rolled forward. How many objects."""
+        ...
+
+    def keys(self) -> frozenset[KeyPurpose]:
+        """Of which holders a key is at hand: the offline one only while a person lends it."""
         ...
 
     async def reserve(self, drill: Drill, *, needed_bytes: int) -> str:

@@ -124,6 +124,7 @@ class RecoverySite:
         self.buckets: dict[str, FakeBucket] = {one.name: FakeBucket() for one in declared.buckets}
         self.scratch: dict[str, Scratch] = {}
         self.scratch_room_bytes: int = 1000 * GIB
+        self.keys_at_hand = frozenset({KeyPurpose.SITE})
         self.evidence: dict[str, Drill] = {}
         self.thaw_takes = timedelta(hours=4)
         self.trimmed: list[datetime] = []

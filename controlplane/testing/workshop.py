@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from controlplane.domain.dataset import BucketSpec, DatasetSpec, WalMode
+from controlplane.domain.dataset import BucketSpec, DatasetSpec, KeyPurpose, WalMode
 from controlplane.domain.recovery import Drill, Inventory, LogCoverage
 from controlplane.kernel.errors import ConflictError, NotFoundError, RetryableError, TerminalError
 from controlplane.kernel.ids import PointId
@@ -150,6 +150,9 @@ class FakeWorkshop:
         return 0
 
     # -- drills
+    def keys(self) -> frozenset[KeyPurpose]:
+        return self.site.keys_at_hand
+
     async def reserve(self, drill: Drill, *, needed_bytes: int) -> str:
         await asyncio.sleep(0)
         if needed_bytes > self.site.scratch_room_bytes:

@@ -100,5 +100,4 @@ def _coverage(store: ObjectStore, keyring: Keyring, dataset: DatasetSpec, base: 
 
 def _log_start(manifest: Manifest) -> str | None:
     """Where the log must begin for this copy, as `wal_coverage` takes it."""
-    lsn, timeline = manifest.fact("start_lsn"), manifest.fact("timeline")
-    return f"{timeline}:{lsn}" if lsn is not None and timeline is not None else None
+    return manifest.fact("log_since")

@@ -2,14 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final
-
-from cronsim import CronSim, CronSimError
 
 from controlplane.adapters.sitefile.convert_recovery import OWN_DATASET
 from controlplane.adapters.sitefile.findings import Finding, Path, Plain, shown_text
 from controlplane.adapters.sitefile.outline import Entry, duration, entries, names, section, text, texts
+from controlplane.recovery.schedule import cron_problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +29,6 @@ _NEEDS: Final[Mapping[str, _Needs]] = {
     "pgbackrest": _Needs(all_of=("path", "stanza"), example="path: /etc/pgbackrest/pgbackrest.conf, stanza: main"),
 }
 _PLACES: Final = ("url", "path", "stanza")
-_A_MOMENT: Final = datetime(2026, 1, 1, tzinfo=UTC)
-"""Any will do to try a cron expression."""
 _CHECK_WORDS: Final = ("at_least", "at_most", "equals", "fresh_within")
 
 
@@ -98,22 +94,7 @@ def _cadence(path: Path, entry: Entry) -> Iterator[Finding]:
         yield _needless((*path, "every"), "every beside cron", "delete one of the two")
     problem = cron_problem(cron)
     if problem is not None:
-        expected = "five fields: minute, hour, day of month, month, day of week"
-        yield Finding(path=(*path, "cron"), found=f"{shown_text(cron)} ({problem})", expected=expected, hint=_CRON_HINT)
-
-
-_CRON_HINT: Final = 'for example "15 3 * * *": every day at 03:15 UTC'
-
-
-def cron_problem(cron: str) -> str | None:
-    """What is wrong with a cron expression; None: nothing, and it comes true some day."""
-    try:
-        next(CronSim(cron, _A_MOMENT))
-    except CronSimError as error:
-        return str(error)
-    except StopIteration:
-        return "never comes true"
-    return None
+        yield Finding(path=(*path, "cron"), found=shown_text(cron), expected="a cron expression in UTC", hint=problem)
 
 
 def _snapshots_within_rpo(path: Path, dataset: Entry) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from controlplane.api.app import create_app
-from controlplane.api.context import ApiContext, LoopAnswer, ReplayAnswer, SiteChangeAnswer
+from controlplane.api.context import ApiContext, ApplySite, LoopAnswer, ReplayAnswer, SiteChangeAnswer
 from controlplane.domain.recovery import Drill
 from controlplane.domain.site import Site
 from controlplane.domain.store import Transaction
@@ -49,6 +49,11 @@ class Known:
 
     site: Site | None = None
     break_glass: bool = False
+    apply: ApplySite | None = None
+    """In place of answers made up here."""
+
+    async def apply_site(self, document: str, dry_run: bool) -> SiteChangeAnswer:
+        return await (self.apply or _apply)(document, dry_run)
 
 
 async def _apply(document: str, dry_run: bool) -> SiteChangeAnswer:
@@ -103,7 +108,7 @@ def edge() -> Iterator[Edge]:
         clock=clock,
         hints=hints,
         version="0.1.0",
-        apply_site=_apply,
+        apply_site=known.apply_site,
         site=lambda: known.site,
         log_tail=_log,
         loops=lambda: loops,
@@ -116,6 +121,4 @@ def edge() -> Iterator[Edge]:
         links={"docs": "http://127.0.0.1:8080/docs"},
     )
     with TestClient(create_app(context), base_url="http://localhost") as client:
-        yield Edge(
-            client=client, store=store, clock=clock, telemetry=telemetry, hints=hints, loops=loops, known=known
-        )
+        yield Edge(client=client, store=store, clock=clock, telemetry=telemetry, hints=hints, loops=loops, known=known)

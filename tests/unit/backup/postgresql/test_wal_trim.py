@@ -1,30 +1,25 @@
-"""The log that no copy needs."""
+"""The log that no copy is rolled forward with."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-import pytest
-
-from controlplane.adapters.backup.postgresql.wal_layout import WalRange
-from controlplane.adapters.backup.postgresql.wal_trim import Need, needs_of, unneeded
+from controlplane.adapters.backup.postgresql.wal_layout import range_key, wal_prefix
+from controlplane.adapters.backup.postgresql.wal_trim import trim_log
 from controlplane.domain.dataset import DatasetKind
 from controlplane.kernel.ids import DatasetName, PointId
 from controlplane.recovery.manifest import FORMAT, Manifest
+from controlplane.testing.effects import FakeClock
+from controlplane.testing.s3 import FakeS3
 
 NOW: Final = datetime(2026, 5, 1, tzinfo=UTC)
+SEGMENT: Final = 16 * 1024 * 1024
 
 
-def make_range(start: int, end: int, *, timeline: int = 1) -> WalRange:
-    return WalRange(
-        key=f"k{timeline}-{start}", timeline=timeline, segment="0" * 24, start=start, end=end, covered_ms=0, epoch="e"
-    )
-
-
-def make_manifest(*facts: tuple[str, str], age_days: int) -> Manifest:
+def make_copy(*, age_days: int, log_since: str | None) -> Manifest:
     at = NOW - timedelta(days=age_days)
     return Manifest(
         format=FORMAT,
-        point=PointId("p"),
+        point=PointId(f"p{age_days}"),
         dataset=DatasetName("orders"),
         kind=DatasetKind.POSTGRESQL,
         engine="postgresql 18",
@@ -34,42 +29,35 @@ def make_manifest(*facts: tuple[str, str], age_days: int) -> Manifest:
         parent=None,
         compression="zstd",
         streams=(),
-        facts=facts,
+        facts=() if log_since is None else (("log_since", log_since),),
     )
 
 
-RANGES: Final = [make_range(start, start + 100) for start in range(0, 1000, 100)]
+def bucket_with(*segments: int) -> FakeS3:
+    store = FakeS3(FakeClock())
+    for number in segments:
+        start = number * SEGMENT
+        key = range_key(
+            "orders", timeline=1, start=start, end=start + SEGMENT, segment_bytes=SEGMENT, covered_us=0, epoch="e1"
+        )
+        store.put(key, b"sealed")
+    return store
 
 
-def kept(*needs: Need) -> list[int]:
-    gone = {found.start for found in unneeded(RANGES, needs)}
-    return [found.start for found in RANGES if found.start not in gone]
+def left(store: FakeS3) -> list[int]:
+    return [int(info.key.rpartition("/")[2][:16], 16) // SEGMENT for info in store.objects(wal_prefix("orders"))]
 
 
-def test_all_that_follows_the_oldest_copy_that_rolls_forward_stays() -> None:
-    assert kept(Need(timeline=1, start=350, stop=None)) == [300, 400, 500, 600, 700, 800, 900]
+def test_the_log_from_the_oldest_copy_that_rolls_forward_on_stays() -> None:
+    store = bucket_with(1, 2, 3, 4)
+    copies = [make_copy(age_days=90, log_since="1:0/1000000"), make_copy(age_days=5, log_since="1:0/3000028")]
+    assert trim_log(store, "orders", copies, since=NOW - timedelta(days=7)) == 2
+    assert left(store) == [3, 4]
+    assert trim_log(store, "orders", copies, since=NOW - timedelta(days=7)) == 0
 
 
-def test_an_archive_keeps_what_makes_it_consistent_and_no_more() -> None:
-    archive = Need(timeline=1, start=120, stop=210)
-    assert kept(archive, Need(timeline=1, start=800, stop=None)) == [100, 200, 800, 900]
-
-
-def test_later_timelines_belong_to_what_follows_and_earlier_ones_do_not() -> None:
-    ranges = [make_range(0, 100, timeline=1), make_range(50, 100, timeline=2), make_range(100, 200, timeline=3)]
-    need = Need(timeline=2, start=60, stop=None)
-    assert [found.timeline for found in unneeded(ranges, [need])] == [1]
-
-
-def test_nothing_goes_when_nobody_knows_what_is_needed() -> None:
-    assert list(unneeded(RANGES, [])) == []
-
-
-@pytest.mark.parametrize(("age_days", "stop"), [(3, None), (30, 0x200)])
-def test_only_young_copies_roll_forward(age_days: int, stop: int | None) -> None:
-    manifest = make_manifest(("start_lsn", "0/100"), ("stop_lsn", "0/200"), ("timeline", "4"), age_days=age_days)
-    assert list(needs_of([manifest], open_since=NOW - timedelta(days=7))) == [Need(timeline=4, start=0x100, stop=stop)]
-
-
-def test_a_copy_without_positions_needs_nothing_here() -> None:
-    assert list(needs_of([make_manifest(age_days=1)], open_since=NOW)) == []
+def test_nothing_goes_when_no_copy_says_what_it_needs() -> None:
+    store = bucket_with(1, 2)
+    assert trim_log(store, "orders", [make_copy(age_days=5, log_since=None)], since=NOW - timedelta(days=7)) == 0
+    assert trim_log(store, "orders", [make_copy(age_days=50, log_since="1:0/3000028")], since=NOW) == 0
+    assert left(store) == [1, 2]

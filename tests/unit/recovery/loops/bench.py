@@ -1,6 +1,7 @@
 """One control plane's recovery loops, ticked by hand under fake time."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import Final
@@ -19,7 +20,7 @@ from controlplane.domain.dataset import (
 from controlplane.domain.event import EventKind, NewEvent
 from controlplane.domain.reason import Reason
 from controlplane.domain.recovery import BackupCause, BackupPhase, BackupRun, Drill, Inventory, Override, RiskyAction
-from controlplane.domain.store import Claim
+from controlplane.domain.store import Claim, Transaction
 from controlplane.kernel.ids import BucketName, ClaimToken, InstanceId
 from controlplane.recovery.backups import Backups
 from controlplane.recovery.drills import Drills
@@ -68,6 +69,24 @@ def site_of(*datasets: DatasetSpec, drills: tuple[DrillSpec, ...] = ()) -> Recov
     return RecoverySpec(buckets=buckets, datasets=datasets or (ORDERS,), drills=drills)
 
 
+class _Interposed:
+    """Implements `controlplane.domain.store.Store`: something else commits after each of a loop's transactions."""
+
+    def __init__(self, bench: "Bench") -> None:
+        self._bench = bench
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        async with self._bench.store.transaction() as tx:
+            yield tx
+        if self._bench.between_transactions is not None:
+            async with self._bench.store.transaction() as tx:
+                await self._bench.between_transactions(tx)
+
+    async def close(self) -> None:
+        await self._bench.store.close()
+
+
 class Bench:
     """`restart` is a crash: the world stays, what the process knew is gone."""
 
@@ -77,6 +96,7 @@ class Bench:
         self.site = RecoverySite(self.clock, declared or site_of())
         self.hints = CountedHints()
         self._ids = HexIds()
+        self.between_transactions: Callable[[Transaction], Awaitable[None]] | None = None
         self._starts = 0
         self.workshop = FakeWorkshop(self.site)
         self.restart()
@@ -88,7 +108,7 @@ class Bench:
     def restart(self) -> None:
         self.site.end_process(self.workshop)
         self._starts += 1
-        store, clock, declared = self.store, self.clock, self._declared
+        store, clock, declared = _Interposed(self), self.clock, self._declared
         self.workshop = shop = FakeWorkshop(self.site)
         self.surveyor = Surveyor(store=store, workshop=shop, clock=clock, hints=self.hints, declared=declared)
         self.backups = Backups(

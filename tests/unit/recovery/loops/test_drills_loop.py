@@ -11,6 +11,7 @@ from controlplane.domain.recovery import Drill, DrillPhase, RiskyAction
 from controlplane.kernel.errors import RetryableError
 from controlplane.kernel.ids import BucketName, DatasetName, PointId
 from controlplane.recovery.drills import ATTEMPTS_MAX
+from controlplane.recovery.pruner import GOING
 from controlplane.recovery.workshop import LOST_AFTER, Broken
 from controlplane.testing.recovery_points import BUCKET, DATASET, make_point
 from tests.unit.recovery.loops.bench import DAILY_DRILL, FAR, HOUR, ORDERS, SECOND, Bench, site_of
@@ -267,26 +268,20 @@ async def test_the_point_that_a_person_named_is_restored() -> None:
     assert (drill.phase, drill.point, drill.achieved_rpo) == (DrillPhase.PASSED, first.point, timedelta(0))
 
 
-async def test_a_point_that_retention_is_deleting_is_not_chosen() -> None:
+async def test_a_point_that_retention_took_meanwhile_is_not_chosen() -> None:
+    """Between reading the inventory and the commit that says which point is in use."""
     bench = await with_copy(drills=False)
     await bench.put_drill(by_hand(bench))
     inventory = await bench.inventory()
-    going = replace(inventory, points=(replace(inventory.points[0], problems=("retention deletes it now",)),))
-
-    class Between:
-        """The row changes after it was read."""
-
-        moments = 0
-
-    await bench.tick(bench.drills)
-    (drill,) = await bench.all_drills()
-    assert drill.phase is DrillPhase.RESERVING
-    async with bench.store.transaction() as tx:
-        await tx.put_inventory(going)
-        await tx.put_drill(by_hand(bench))
-    drill = await bench.drilled()
-    assert drill.phase is DrillPhase.FAILED
-    assert "retention deletes it now" in drill.failure
+    going = replace(inventory, points=(replace(inventory.points[0], problems=(GOING,)),))
+    bench.between_transactions = lambda tx: tx.put_inventory(going)
+    report = await bench.tick(bench.drills)
+    assert "was deleted meanwhile" in report.sentence
+    assert [drill.phase for drill in await bench.all_drills()] == [DrillPhase.PENDING]
+    assert await bench.events(Reason.DRILL_STARTED) == []
+    bench.between_transactions = None
+    await bench.look()
+    assert (await bench.drilled()).phase is DrillPhase.PASSED
 
 
 async def test_drills_of_many_others_hide_none_of_ours() -> None:
