@@ -13,7 +13,12 @@ GOLDEN = Path(__file__).parent / "golden"
 
 type GoldenText = Callable[[str, str], None]
 
-TOGETHER: Final = ("tests/vllm/", "tests/e2e/test_demo.py")
+TOGETHER: Final = (
+    "tests/vllm/",
+    "tests/e2e/test_demo.py",
+    "tests/e2e/test_recovery_demo.py",
+    "tests/integration/test_drill_truth_postgresql.py",
+)
 """What one worker runs, in order: it shares a costly start, or wants the machine's attention."""
 
 

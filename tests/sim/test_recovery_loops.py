@@ -36,7 +36,7 @@ SECOND: Final = timedelta(seconds=1)
 MINUTE: Final = timedelta(minutes=1)
 MAIN, FAR = BucketName("main"), BucketName("far")
 NOTES, ORDERS = DatasetName("notes"), DatasetName("orders")
-MOMENTS: Final = 240
+MOMENTS: Final = 150
 """At least as many as the scenario below has; checked by a test, so that no moment is left out."""
 SHARDS: Final = 4
 CONTROL_PLANES_MAX: Final = 3
@@ -71,7 +71,7 @@ async def scenario(kill_at: int | None) -> RecoveryWorld:
     """Copies into two buckets, a drill, deletions: every kind of effect at least once."""
     world = RecoveryWorld(MemoryStore(), declared(ORDERS_SPEC), seed=3, kill_at=kill_at)
     await world.begin()
-    await world.run(200 * SECOND)
+    await world.run(150 * SECOND)
     await world.run_until_well()
     await world.stop()
     return world
@@ -86,7 +86,7 @@ async def test_the_scenario_without_a_kill_is_clean_and_no_longer_than_the_momen
         Reason.POINT_DELETED, Reason.LOG_STREAMING,
     }  # fmt: skip
     assert {drill.phase for drill in await world.drills()} == {DrillPhase.PASSED}
-    assert MOMENTS * 0.5 < world.moments <= MOMENTS
+    assert MOMENTS * 0.9 < world.moments <= MOMENTS
 
 
 @pytest.mark.parametrize("shard", range(SHARDS))
@@ -94,7 +94,7 @@ async def test_killed_between_any_two_effects_it_converges(shard: int) -> None:
     for kill_at in range(1 + shard, MOMENTS + 1, SHARDS):
         world = await scenario(kill_at)
         assert world.broken == [], f"killed at moment {kill_at}"
-        assert world.kills <= 1
+        assert world.kills == 1 or kill_at > MOMENTS * 0.9
         assert world.site.scratch == {}, f"killed at moment {kill_at}"
 
 

@@ -155,6 +155,14 @@ def test_a_drill_begins_and_is_not_begun_twice(protected: Edge) -> None:
     assert "it is pending" in no_evidence.json()["detail"]
 
 
+def test_a_declared_drill_runs_as_it_is_declared(protected: Edge) -> None:
+    begun = post(protected, "/drills", {"dataset": "orders-daily"})
+    assert begun.status_code == 202
+    assert {key: begun.json()[key] for key in ("name", "dataset", "selection", "bucket")} == {
+        "name": "orders-daily", "dataset": "orders", "selection": "latest", "bucket": "main",
+    }  # fmt: skip
+
+
 def test_a_drill_of_a_bucket_that_is_not_the_datasets_is_refused_with_those_that_are(protected: Edge) -> None:
     response = post(protected, "/drills", {"dataset": "orders", "bucket": "mars"})
     assert response.status_code == 422

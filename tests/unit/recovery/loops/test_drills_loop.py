@@ -312,3 +312,14 @@ async def test_the_other_bucket_is_drilled_too() -> None:
     await bench.copied()
     drill = await bench.drilled()
     assert (drill.bucket, drill.phase) == (FAR, DrillPhase.PASSED)
+
+
+async def test_a_drill_with_the_offline_key_waits_until_a_person_lends_it() -> None:
+    bench = Bench(site_of(drills=(replace(DAILY_DRILL, key=KeyPurpose.BREAK_GLASS),)))
+    await bench.copied()
+    report = await bench.tick(bench.drills)
+    assert "the break-glass key is not here" in report.sentence
+    assert await bench.all_drills() == []
+    bench.site.keys_at_hand = frozenset(KeyPurpose)
+    drill = await bench.drilled()
+    assert (drill.phase, drill.key_id) == (DrillPhase.PASSED, "break-glass:00000000")
