@@ -1,6 +1,7 @@
 """Backing a PostgreSQL up and getting it back: ours beside the pipe that most teams have.
 
     python -m benchmarks recovery
+    python -m benchmarks.recovery --size 600 --rounds 2
 
 The classic pipe is `pg_dump | gpg --symmetric --cipher-algo AES256`, then upload; and download, `gpg --decrypt | psql`
 into an empty server. It runs with gpg's own defaults (which compress) and with `--compress-algo none`. Ours is what
@@ -8,14 +9,17 @@ the product does: BASE_BACKUP, zstd, AES-256-GCM, packs into the bucket; and bac
 asked, then with everything verified. Same database, same object store on the same two cores, turns in one run.
 """
 
+import argparse
 import statistics
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from rich.console import Console
+
 from benchmarks.recovery_lab import BUCKET, DATASET, Ours, lab
-from benchmarks.report import Cell, Grid, Report
+from benchmarks.report import Cell, Grid, Report, show
 from controlplane.adapters.system import SystemClock
 from controlplane.domain.dataset import DrillSelection, KeyPurpose
 from controlplane.domain.recovery import Drill, DrillPhase, RecoveryPoint
@@ -37,13 +41,16 @@ AIM_FORECAST: Final = 0.15
 
 
 def run(*, quick: bool) -> Report:
-    sizes = QUICK_MIB if quick else FORECAST_MIB
-    rounds = 1 if quick else ROUNDS
+    return measure(QUICK_MIB if quick else FORECAST_MIB, 1 if quick else ROUNDS)
+
+
+def measure(sizes_mib: Sequence[int], rounds: int) -> Report:
+    """The last size is the one that is compared; each is forecast from drills of the others."""
     with lab() as place:
         forecasts = _Forecasts()
-        for size in sizes:
+        for size in sizes_mib:
             place.fill(size)
-            forecasts.add(size, place.ours(drills=1 if quick else 2))
+            forecasts.add(size, place.ours(drills=2))
         times = _Times()
         for _ in range(rounds):
             times.add(OURS, *_both(place.ours(drills=1)))
@@ -175,3 +182,16 @@ def _as_rows(copy: CopyMade, made: DrillMade) -> tuple[Drill, Chain]:
         times=made.times,
     )
     return drill, Chain(links=(point,))
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(prog="python -m benchmarks.recovery", description=SUMMARY)
+    options.add_argument("--size", type=int, default=SIZE_MIB, metavar="MIB", help="of the database that is compared")
+    options.add_argument("--rounds", type=int, default=ROUNDS)
+    chosen = options.parse_args()
+    share = [size / SIZE_MIB for size in FORECAST_MIB]
+    show(measure([round(chosen.size * one) for one in share], chosen.rounds), Console())
+
+
+if __name__ == "__main__":
+    main()

@@ -130,6 +130,8 @@ class BackupRun:
     asked_at: datetime
     asked_by: str
     attempt: int = 0
+    worker: str = ""
+    """The instance that makes it."""
     point: PointId | None = None
     parent: PointId | None = None
     """What it builds on while it is made."""
@@ -216,6 +218,8 @@ class Drill:
     asked_at: datetime
     asked_by: str
     attempt: int = 0
+    worker: str = ""
+    """The instance that restores it."""
     point: PointId | None = None
     named: bool = False
     """The point was named by a person, not selected."""

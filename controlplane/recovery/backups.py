@@ -142,6 +142,7 @@ class Backups:
             point=order.point,
             parent=parent,
             attempt=run.attempt + 1,
+            worker=claim.holder,
             sentence=sentence,
         )
         await self._write(claim, begun, Reason.BACKUP_STARTED)
@@ -170,11 +171,12 @@ class Backups:
                 assert_never(found)
 
     async def _lost(self, run: BackupRun, claim: Claim) -> TickReport:
-        now = self._clock.now()
-        if now - self._missing_since.setdefault(_work_name(run), now) < self._lost_after:
+        now, elsewhere = self._clock.now(), run.worker != claim.holder
+        # Under one name there is one process: what it does not know was its predecessor's, which is dead.
+        if elsewhere and now - self._missing_since.setdefault(_work_name(run), now) < self._lost_after:
             sentence = f"nobody here copies {run.dataset}; waits until nobody elsewhere does"
             return TickReport(sentence=sentence, again_after=_LOOK_AGAIN)
-        del self._missing_since[_work_name(run)]
+        self._missing_since.pop(_work_name(run), None)
         if run.attempt >= ATTEMPTS_MAX:
             sentence = f"the control plane ended {run.attempt} times while it copied {run.dataset}; ask for it by hand"
             return await self._end(run, BackupPhase.FAILED, Reason.BACKUP_FAILED, sentence, claim)

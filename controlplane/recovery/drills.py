@@ -241,6 +241,7 @@ class Drills:
         begun = replace(
             self._turn(drill, DrillPhase.RESTORING),
             attempt=drill.attempt + 1,
+            worker=claim.holder,
             times=replace(drill.times, retrieval_wait_s=waited_s),
         )
         await self._write(claim, begun)
@@ -268,11 +269,13 @@ class Drills:
 
     async def _lost(self, drill: Drill, claim: Claim) -> TickReport:
         now, attempt = self._clock.now(), (drill.drill, drill.attempt)
-        if now - self._missing_since.setdefault(attempt, now) < self._lost_after:
+        # Under one name there is one process: what it does not know was its predecessor's, which is dead.
+        elsewhere = drill.worker != claim.holder
+        if elsewhere and now - self._missing_since.setdefault(attempt, now) < self._lost_after:
             sentence = "nobody here restores it; waits until nobody elsewhere does"
             return TickReport(sentence=sentence, again_after=_LOOK_AGAIN)
         report = await self._again(drill, "the control plane that restored it is gone", claim)
-        del self._missing_since[attempt]
+        self._missing_since.pop(attempt, None)
         return report
 
     async def _again(self, drill: Drill, why: str, claim: Claim) -> TickReport:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,13 @@ PAGE = Path(__file__).parents[3] / "docs" / "benchmarks.md"
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_it_runs_quickly_and_writes_its_result(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if name == "recovery" and shutil.which("gpg") is None:
+        pytest.skip("no gpg to compare with. To have it: apt-get install gnupg")
     assert main([name, "--quick", "--results", str(tmp_path)]) == 0
     result = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
     assert result["benchmark"] == name
     assert result["machine"]["cores"] >= 1
-    assert all(each.get("added_mib", 0.0) >= 0.0 for each in result["results"])
+    assert all(each.get("added_mib", 0.0) >= 0.0 for each in result.get("results", ()))
     assert capsys.readouterr().out.strip().endswith(result["verdict"])
 
 

@@ -91,6 +91,7 @@ class Bench:
     """`restart` is a crash: the world stays, what the process knew is gone."""
 
     def __init__(self, declared: RecoverySpec | None = None) -> None:
+        self.holder = InstanceId("one")
         self.store = MemoryStore()
         self.clock = FakeClock()
         self.site = RecoverySite(self.clock, declared or site_of())
@@ -131,8 +132,8 @@ class Bench:
         now = self.clock.now()
         async with self.store.transaction() as tx:
             claim = await tx.claim(
-                f"{loop.name}/{resource}", token=ClaimToken(f"token-{self._starts}"), holder=InstanceId("one"),
-                now=now, expires_at=now + HOUR,
+                f"{loop.name}/{resource}", token=ClaimToken(f"token-{self._starts}"), holder=self.holder,
+                now=now, expires_at=now + SECOND,
             )  # fmt: skip
         assert claim is not None
         return claim

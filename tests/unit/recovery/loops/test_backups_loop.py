@@ -8,7 +8,7 @@ from controlplane.domain.dataset import BucketSpec, LockMode, RecoverySpec
 from controlplane.domain.reason import Reason
 from controlplane.domain.recovery import BackupCause, BackupPhase
 from controlplane.kernel.errors import StaleClaimError
-from controlplane.kernel.ids import ClaimToken, DatasetName
+from controlplane.kernel.ids import ClaimToken, DatasetName, InstanceId
 from controlplane.recovery.backups import ATTEMPTS_MAX
 from controlplane.recovery.workshop import LOST_AFTER
 from controlplane.testing.recovery_points import BUCKET, DATASET
@@ -100,6 +100,7 @@ async def test_a_worker_that_is_gone_is_waited_for_then_the_copy_begins_again() 
     await begun(bench)
     bench.clock.jump(2 * SECOND)
     bench.restart()
+    bench.holder = InstanceId("two")
     first = (await bench.runs())[0].point
     assert "waits until nobody elsewhere" in (await bench.tick(bench.backups)).sentence
     assert (await bench.runs())[0].phase is BackupPhase.COPYING
@@ -116,6 +117,15 @@ async def test_a_worker_that_is_gone_is_waited_for_then_the_copy_begins_again() 
     assert [row.point for row in bench.site.rows(DATASET, BUCKET)] == [run.point]
     told = [event.reason for event in await bench.events()]
     assert told == [Reason.BACKUP_STARTED, Reason.BACKUP_LOST, Reason.BACKUP_STARTED, Reason.BACKUP_DONE]
+
+
+async def test_the_next_process_of_the_same_name_does_not_wait() -> None:
+    bench = Bench()
+    await begun(bench)
+    bench.restart()
+    await bench.tick(bench.backups)
+    (run,) = await bench.runs()
+    assert (run.phase, run.attempt) == (BackupPhase.PENDING, 1)
 
 
 async def test_it_gives_up_after_three() -> None:
