@@ -379,8 +379,7 @@ def _forecast_s(seen: _Seen, dataset: DatasetSpec, inventory: Inventory, point: 
     chain = chain_of(point, inventory.points)
     if not isinstance(chain, Chain):
         return None
-    log_bytes = inventory.coverage.stored_bytes if inventory.coverage is not None else 0
-    return forecast_rto(chain, seen.rates(dataset), log_bytes=log_bytes).total_s
+    return forecast_rto(chain, seen.rates(dataset), log_bytes=inventory.log_bytes).total_s
 
 
 def _dataset_out(seen: _Seen, dataset: DatasetSpec) -> DatasetOut:
@@ -389,7 +388,7 @@ def _dataset_out(seen: _Seen, dataset: DatasetSpec) -> DatasetOut:
     runs = [run for run in seen.runs if run.dataset == dataset.name]
     drills = [drill for drill in seen.drills if drill.dataset == dataset.name and drill.ended]
     points = first.points if first is not None else ()
-    base = next((point for point in points if point.point == verdict.base), None)
+    base = first.find(verdict.base) if first is not None else None
     done = next((run for run in runs if run.phase is BackupPhase.DONE), None)
     return DatasetOut(
         name=dataset.name,
@@ -405,7 +404,7 @@ def _dataset_out(seen: _Seen, dataset: DatasetSpec) -> DatasetOut:
         promises=_promises(seen, dataset, base, first),
         points=len(points),
         stored_bytes=sum(point.stored_bytes for point in points),
-        log_bytes=first.coverage.stored_bytes if first is not None and first.coverage is not None else 0,
+        log_bytes=first.log_bytes if first is not None else 0,
         newest_point=verdict.base,
         rto_forecast_s=None if base is None or first is None else _forecast_s(seen, dataset, first, base),
         cost_per_month=inventory_cost(points).per_month if points else None,
@@ -421,6 +420,5 @@ def _promises(seen: _Seen, dataset: DatasetSpec, base: RecoveryPoint | None, inv
     if base is None or inventory is None:
         return []
     rates = seen.rates(dataset)
-    log_bytes = inventory.coverage.stored_bytes if inventory.coverage is not None else 0
-    judged = judge_feasibility(dataset, Load(plain_bytes=base.plain_bytes, log_bytes=log_bytes), rates)
+    judged = judge_feasibility(dataset, Load(plain_bytes=base.plain_bytes, log_bytes=inventory.log_bytes), rates)
     return [one.problem or one.caution for one in judged if one.problem or (one.caution and rates.samples)]

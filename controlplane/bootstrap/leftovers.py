@@ -11,9 +11,6 @@ import psutil
 
 from controlplane.adapters.instance import SITE_VARIABLE, site_mark
 
-OBJECT_STORE: Final = "object-store"
-"""Folder of the embedded store, in the state folder; as the vault has it."""
-
 _TERM_GRACE_S: Final = 20.0
 """For open requests: nobody routes to these processes any more, or nobody drained them first."""
 _TERM_AGAIN_S: Final = 5.0
@@ -29,11 +26,11 @@ def stop_embedded(state_dir: Path) -> None:
         return
     # A second of imports, only where a control plane died.
     from controlplane.adapters.backup.postgresql.embedded import EmbeddedPostgreSQL  # noqa: PLC0415
-    from controlplane.adapters.objectstore.seaweedfs import EmbeddedObjectStore  # noqa: PLC0415
+    from controlplane.adapters.objectstore.seaweedfs import FOLDER, EmbeddedObjectStore  # noqa: PLC0415
 
     mark = site_mark(state_dir)
     EmbeddedPostgreSQL(state_dir, mark).stop()
-    EmbeddedObjectStore(state_dir / OBJECT_STORE, site_mark=mark).stop()
+    EmbeddedObjectStore(state_dir / FOLDER, site_mark=mark).stop()
 
 
 def marked_processes(mark: str) -> list[psutil.Process]:

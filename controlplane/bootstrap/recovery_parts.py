@@ -191,7 +191,7 @@ def _gauges(
     verdict = judge_inventory(dataset, first, now)
     ended = [drill for drill in drills if drill.dataset == dataset.name and drill.ended]
     passed = next((drill for drill in ended if drill.phase is DrillPhase.PASSED), None)
-    log_bytes = first.coverage.stored_bytes if first is not None and first.coverage is not None else 0
+    log_bytes = first.log_bytes if first is not None else 0
     points = first.points if first is not None else ()
     return DatasetGauges(
         dataset=dataset.name,

@@ -5,11 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import typer
 
-from controlplane.adapters.backup.vault import Vault, VaultPlace
+from controlplane.adapters.backup.vault import STORE_FILE, Vault, VaultPlace
 from controlplane.adapters.instance import held_by, site_mark
 from controlplane.adapters.sitefile.parse import parse_site, read_text
 from controlplane.adapters.sitefile.secrets import resolve_secret
@@ -19,8 +18,6 @@ from controlplane.domain.dataset import BucketSpec, DatasetSpec, RecoverySpec
 from controlplane.domain.refusals import not_found
 from controlplane.kernel.errors import NotFoundError
 from controlplane.settings import read_settings
-
-STORE_FILE: Final = "store.sqlite3"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -91,6 +91,15 @@ class Inventory:
         """All that stands between this and knowing what is in the bucket."""
         return ((self.problem,) if self.problem else ()) + self.unreadable
 
+    @property
+    def log_bytes(self) -> int:
+        """Of the continuous log, as stored."""
+        return 0 if self.coverage is None else self.coverage.stored_bytes
+
+    def find(self, point: PointId | None) -> RecoveryPoint | None:
+        """None: it is not there."""
+        return next((one for one in self.points if one.point == point), None)
+
 
 class BackupPhase(StrEnum):
     PENDING = "pending"

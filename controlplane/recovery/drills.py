@@ -12,7 +12,7 @@ from typing import Final, assert_never
 from controlplane.domain.dataset import BucketSpec, DatasetSpec, DrillSelection, RecoverySpec
 from controlplane.domain.event import EventKind, NewEvent
 from controlplane.domain.reason import Reason
-from controlplane.domain.recovery import DRILL_TRANSITIONS, Drill, DrillPhase, Inventory, RecoveryPoint, Verdict
+from controlplane.domain.recovery import DRILL_TRANSITIONS, Drill, DrillPhase, Inventory, Verdict
 from controlplane.domain.store import Claim, Store, Transaction
 from controlplane.kernel.effects import Clock, IdSource, Rng
 from controlplane.kernel.errors import QuarterdeckError, RetryableError, StaleClaimError, TerminalError
@@ -181,11 +181,10 @@ class Drills:
         chosen = self._chosen(drill, inventory)
         if isinstance(chosen, NoneQualifies):
             return await self._give_up(drill, chosen.sentence, claim)
-        coverage = inventory.coverage
         forecast = forecast_rto(
             chosen.chain,
             rates_of(place.dataset, known.drills, known.inventories),
-            log_bytes=coverage.stored_bytes if coverage is not None else 0,
+            log_bytes=inventory.log_bytes,
         )
         sentence = f"drill {drill.name} of {drill.dataset} restores {chosen.sentence}; {forecast.sentence}"
         turned = replace(
@@ -203,7 +202,7 @@ class Drills:
         """The point that a person named, or one by the drill's selection."""
         if drill.point is None:
             return select_point(drill.selection, inventory.points, drill.dataset, drill.bucket, draw=self._draw())
-        named = next((one for one in inventory.points if one.point == drill.point), None)
+        named = inventory.find(drill.point)
         if named is None:
             return NoneQualifies(sentence=f"{drill.point} is not in {drill.bucket}")
         chain = chain_of(named, inventory.points)
@@ -337,8 +336,9 @@ class Drills:
         return _Place(dataset=dataset, bucket=bucket, inventory=inventory_in(inventories, dataset, drill.bucket))
 
     def _order(self, drill: Drill, place: _Place) -> DrillOrder:
-        point = next((one for one in _points(place) if one.point == drill.point), None)
-        chain = None if point is None else chain_of(point, _points(place))
+        inventory = place.inventory
+        point = None if inventory is None else inventory.find(drill.point)
+        chain = None if inventory is None or point is None else chain_of(point, inventory.points)
         if not isinstance(chain, Chain) or drill.scratch is None:
             raise TerminalError(f"recovery point {drill.point} is no longer whole in {drill.bucket}")
         names = tuple(one.point for one in chain.links)
@@ -378,10 +378,6 @@ def _is_at(inventory: Inventory, drill: Drill) -> bool:
     return (inventory.dataset, inventory.bucket) == (drill.dataset, drill.bucket)
 
 
-def _points(place: _Place) -> Sequence[RecoveryPoint]:
-    return place.inventory.points if place.inventory is not None else ()
-
-
 def _wanted(drill: Drill, place: _Place) -> datetime | None:
     """Up to when the data should be there: the moment that was asked for, or at which the latest copy was asked for.
 
@@ -391,7 +387,7 @@ def _wanted(drill: Drill, place: _Place) -> datetime | None:
         return drill.to_time
     if drill.selection is DrillSelection.LATEST and not drill.named:
         return drill.asked_at
-    point = next((one for one in _points(place) if one.point == drill.point), None)
+    point = None if place.inventory is None else place.inventory.find(drill.point)
     return None if point is None else point.consistent_at
 
 

@@ -95,9 +95,4 @@ def _base(
 def _coverage(store: ObjectStore, keyring: Keyring, dataset: DatasetSpec, base: Manifest | None) -> LogCoverage | None:
     if dataset.wal is WalMode.OFF:
         return None
-    return wal_coverage(store, dataset.name, keyring, since=None if base is None else _log_start(base))
-
-
-def _log_start(manifest: Manifest) -> str | None:
-    """Where the log must begin for this copy, as `wal_coverage` takes it."""
-    return manifest.fact("log_since")
+    return wal_coverage(store, dataset.name, keyring, since=None if base is None else base.fact("log_since"))

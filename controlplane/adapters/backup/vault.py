@@ -32,7 +32,7 @@ from controlplane.adapters.backup.sqlite import SqliteDataset
 from controlplane.adapters.evidence import EvidenceSigner
 from controlplane.adapters.objectstore.bucket import apply_plan, read_state
 from controlplane.adapters.objectstore.s3 import S3Store, make_client
-from controlplane.adapters.objectstore.seaweedfs import EmbeddedObjectStore, Endpoint
+from controlplane.adapters.objectstore.seaweedfs import FOLDER, EmbeddedObjectStore, Endpoint
 from controlplane.domain.dataset import BucketSpec, DatasetKind, DatasetSpec, KeyPurpose, KeysSpec, WalMode
 from controlplane.domain.recovery import LogCoverage
 from controlplane.domain.secret import SecretRef
@@ -73,7 +73,7 @@ class Vault:
         self._mutex = threading.Lock()
         self._stores: dict[BucketSpec, S3Store] = {}
         self._keyrings: dict[KeysSpec, SiteKeyring] = {}
-        self.object_store: Final = EmbeddedObjectStore(place.state_dir / "object-store", site_mark=place.site_mark)
+        self.object_store: Final = EmbeddedObjectStore(place.state_dir / FOLDER, site_mark=place.site_mark)
         self._endpoint: Endpoint | None = None
         """Where the embedded store was last; after a restart its port may be another."""
         self._postgresql: EmbeddedPostgreSQL | None = None

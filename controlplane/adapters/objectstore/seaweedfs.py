@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
 ROLE: Final = "object-store"
+FOLDER: Final = "object-store"
+"""Of the control plane's own one, in the state folder."""
 
 START_TIMEOUT_S: Final = 60.0
 """It takes 2 to 7 s on an idle machine (its parts wait for one another), several times that on a busy one."""

@@ -20,13 +20,12 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from controlplane.adapters.backup.postgresql.base_backup import MANIFEST
-from controlplane.adapters.backup.postgresql.durable import sync_filesystem
 from controlplane.adapters.backup.postgresql.places import CopyPlaces, places_of
 from controlplane.adapters.backup.postgresql.programs import Account, Programs, account, must_run
 from controlplane.adapters.backup.postgresql.server import PID_FILE, make_private
 from controlplane.adapters.backup.postgresql.snapshot import FACT_SINCE
 from controlplane.adapters.backup.postgresql.tar import unpack
-from controlplane.adapters.backup.scratch import require_empty
+from controlplane.adapters.backup.scratch import require_empty, sync_filesystem
 from controlplane.kernel.errors import ConflictError, TerminalError
 from controlplane.recovery.manifest import Manifest
 from controlplane.recovery.ports import FetchedLog, Restored, RestoreRequest, SnapshotSource, Watch
