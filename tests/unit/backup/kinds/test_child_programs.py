@@ -6,22 +6,19 @@ import threading
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from controlplane.adapters.backup.children import Piped, environment, last_words, log_words, program, run
 from controlplane.kernel.errors import RetryableError, TerminalError
 from controlplane.recovery.ports import CancelledWorkError, SilentWatch
+from tests.processes import children_that_name
 
-SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
+SLEEPER = "time.sleep(60)"
+SLEEP = [sys.executable, "-c", f"import time; print('up', flush=True); {SLEEPER}"]
 
 
 def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
-
-
-def children() -> set[int]:
-    return {child.pid for child in psutil.Process().children(recursive=True)}
 
 
 def test_a_program_that_is_missing_is_named_with_its_install_line() -> None:
@@ -37,17 +34,15 @@ def test_what_a_program_says_and_how_it_ends() -> None:
 
 
 def test_a_program_that_takes_too_long_is_ended() -> None:
-    before = children()
     with pytest.raises(RetryableError, match="did not end within 0 s"):
         run(SLEEP, SilentWatch(), deadline_s=0.1)
-    assert children() == before
+    assert children_that_name(SLEEPER) == []
 
 
 def test_a_program_is_ended_when_somebody_asks() -> None:
-    before = children()
     with pytest.raises(CancelledWorkError):
         run(SLEEP, SilentWatch(cancelled=lambda: True), deadline_s=30)
-    assert children() == before
+    assert children_that_name(SLEEPER) == []
 
 
 def test_a_program_that_does_not_start_is_said(tmp_path: Path) -> None:
@@ -70,19 +65,17 @@ def test_output_of_a_program_that_fails_is_no_copy() -> None:
 
 
 def test_a_silent_program_is_ended() -> None:
-    before = children()
     with pytest.raises(RetryableError, match="gave nothing for 0 s"):
         list(Piped(python("import time; time.sleep(60)"), SilentWatch(), 0.1).pieces())
-    assert children() == before
+    assert children_that_name(SLEEPER) == []
 
 
 def test_a_reader_that_stops_ends_the_program() -> None:
-    before = children()
     pieces = Piped(SLEEP, SilentWatch(), 30.0).pieces()
     assert next(pieces) == b"up\n"
-    assert children() != before
+    assert children_that_name(SLEEPER) != []
     pieces.close()  # type: ignore[attr-defined]  # a generator in truth
-    assert children() == before
+    assert children_that_name(SLEEPER) == []
 
 
 def test_a_pipe_is_left_when_somebody_asks() -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from controlplane.adapters.backup.mongodb import MongodbDataset
@@ -20,6 +19,7 @@ from controlplane.recovery.manifest import Count
 from controlplane.recovery.ports import CancelledWorkError, RestoreRequest, SnapshotFacts, VerifyRequest
 from controlplane.testing.backups import MemorySink, MemorySource, RecordingWatch
 from controlplane.testing.effects import START
+from tests.processes import children_that_name
 
 URL = "mongodb://user:secret@127.0.0.1:27017/?replicaSet=rs0"
 FIELDS = (
@@ -119,11 +119,6 @@ def test_the_archive_is_copied_and_described(tools: Tools) -> None:
     assert dict(facts.facts) == {"oplog": "yes", "tool_version": "100.9.4"}
 
 
-def living_children() -> list[str]:
-    """By name; what another test has not waited for yet is a zombie, and no child of this one."""
-    return [child.name() for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
-
-
 @pytest.mark.parametrize(("url", "oplog"), [(URL, True), ("mongodb://user:secret@127.0.0.1", False)])
 def test_the_password_is_never_an_argument(tools: Tools, url: str, oplog: bool) -> None:
     snapshot(dataset(tools, url))
@@ -220,7 +215,7 @@ def test_what_will_not_start_is_quoted(tools: Tools, tmp_path: Path, name: str, 
     adapter.restore(RestoreRequest(chain=(source,), into=tmp_path / "into"), RecordingWatch())
     with pytest.raises(TerminalError, match=words), adapter.start(tmp_path / "into", RecordingWatch()):
         pass
-    assert living_children() == []
+    assert children_that_name(str(tools.folder)) == []
 
 
 def test_a_restore_that_hangs_is_left_when_somebody_asks(tools: Tools, tmp_path: Path) -> None:
@@ -231,7 +226,7 @@ def test_a_restore_that_hangs_is_left_when_somebody_asks(tools: Tools, tmp_path:
     watch = RecordingWatch(cancel_at_step="start")
     with pytest.raises(CancelledWorkError), adapter.start(tmp_path / "into", watch):
         pass
-    assert living_children() == []
+    assert children_that_name(str(tools.folder)) == []
 
 
 def test_without_mongosh_the_assertions_say_that_they_did_not_run(tools: Tools, tmp_path: Path) -> None:
