@@ -18,6 +18,7 @@ from benchmarks import (
     autoscale,
     calibration,
     catalog,
+    deaths,
     faults,
     knee,
     llmd,
@@ -50,6 +51,7 @@ BENCHMARKS: Final[Mapping[str, tuple[Benchmark, str]]] = {
     "faults": (faults.run, faults.SUMMARY),
     "sealing": (sealing.run, sealing.SUMMARY),
     "recovery": (recovery.run, recovery.SUMMARY),
+    "deaths": (deaths.run, deaths.SUMMARY),
 }
 """By name, in the order in which all of them run. Each takes `quick` and returns a Report."""
 

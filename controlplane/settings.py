@@ -14,12 +14,17 @@ LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Of `QUARTERDECK_STATE_DIR`, `..._LOG_LEVEL` and `..._BREAK_GLASS_KEY`; options on the command line win."""
+    """Of `QUARTERDECK_STATE_DIR`, `..._LOG_LEVEL`, `..._BREAK_GLASS_KEY` and `..._BREAK_GLASS_PASSPHRASE_FILE`.
+
+    Options on the command line win.
+    """
 
     state_dir: Path = STATE_DIR_DEFAULT
     log_level: str = "INFO"
     break_glass: Path | None = None
     """File of the offline key, for the time of a drill that may use no other."""
+    break_glass_passphrase: Path | None = None
+    """File with its passphrase: a variable that held it would be seen by whoever may look at the process."""
 
 
 def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
@@ -33,5 +38,11 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     return Settings(
         state_dir=Path(source.get("QUARTERDECK_STATE_DIR") or STATE_DIR_DEFAULT),
         log_level=level,
-        break_glass=Path(lent) if (lent := source.get("QUARTERDECK_BREAK_GLASS_KEY")) else None,
+        break_glass=_path(source.get("QUARTERDECK_BREAK_GLASS_KEY")),
+        break_glass_passphrase=_path(source.get("QUARTERDECK_BREAK_GLASS_PASSPHRASE_FILE")),
     )
+
+
+def _path(value: str | None) -> Path | None:
+    """Set to nothing is not set."""
+    return Path(value) if value else None

@@ -181,7 +181,7 @@ def verify_chain(bundles: Mapping[str, bytes], public_key: bytes | None = None) 
             findings[name].append(f"has number {number}, as has {before}: the chain is forked")
         elif number != before_number + 1:
             findings[name].append(f"has number {number} and follows {before_number} ({before}): some are missing")
-        elif _previous_hash(bundles[name]) != sha3_512(bundles[before]).hexdigest():
+        elif not follows(bundles[name], bundles[before]):
             findings[name].append(f"does not follow {before}: that is not the bundle whose hash it carries")
         if public_key is None and _signer_of(bundles[name]) != _signer_of(bundles[before]):
             findings[name].append(f"is signed by another key than {before}; pin the key that counts")
@@ -192,6 +192,30 @@ def sequence_of(bundle: bytes) -> int | None:
     """Its place in the chain, from 1; None where it tells none."""
     sequence = _part(bundle, "sequence")
     return sequence if isinstance(sequence, int) else None
+
+
+def follows(bundle: bytes, before: bytes) -> bool:
+    """The one is the bundle whose hash the other carries."""
+    previous = _part(bundle, "previous")
+    return isinstance(previous, dict) and previous.get("sha3_512") == sha3_512(before).hexdigest()
+
+
+def previous_key(bundle: bytes) -> str | None:
+    """Of the bundle before it; None: it is the first of its chain."""
+    previous = _part(bundle, "previous")
+    key = previous.get("key") if isinstance(previous, dict) else None
+    return key if isinstance(key, str) else None
+
+
+def proves(bundle: bytes, drill: Drill) -> bool:
+    """It tells of this drill, and that it passed. Whether that is true says `verify_bundle`."""
+    content = _part(bundle, "content")
+    if not isinstance(content, dict):
+        return False
+    told, verdict = content.get("drill"), content.get("verdict")
+    if not isinstance(told, dict) or not isinstance(verdict, dict):
+        return False
+    return (told.get("id"), told.get("dataset"), verdict.get("passed")) == (drill.drill, drill.dataset, True)
 
 
 def _recorded(key: str, bundle: bytes, signer: EvidenceSigner) -> Recorded:
@@ -239,11 +263,6 @@ def _unbase64(text: Json) -> bytes:
     except (BinasciiError, ValueError):
         return b""
     return raw if b64encode(raw).decode() == text else b""
-
-
-def _previous_hash(bundle: bytes) -> Json:
-    previous = _part(bundle, "previous")
-    return previous.get("sha3_512") if isinstance(previous, dict) else None
 
 
 def _signer_of(bundle: bytes) -> Json:

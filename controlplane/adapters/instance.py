@@ -36,6 +36,8 @@ class InstanceNote:
     gateway_url: str
     load: str | None = None
     """The load that it sends, in words; None until it has waited for its first replicas."""
+    refused: str = ""
+    """Why the site file that it was started with is not applied; empty: it is."""
 
 
 class InstanceLock:

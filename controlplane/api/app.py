@@ -13,6 +13,7 @@ from controlplane.api import (
     routes_history,
     routes_nodes,
     routes_recovery,
+    routes_removal,
     routes_replicas,
     routes_site,
     routes_status,
@@ -52,7 +53,7 @@ def create_app(context: ApiContext, *, allowed_hosts: tuple[str, ...] = LOOPBACK
     v1 = APIRouter(prefix="/api/v1")
     for module in (
         routes_site, routes_nodes, routes_deployments, routes_replicas, routes_history, routes_status,
-        routes_recovery,
+        routes_recovery, routes_removal,
     ):  # fmt: skip
         v1.include_router(module.router)
     app.include_router(v1)

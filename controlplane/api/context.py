@@ -14,6 +14,7 @@ from controlplane.domain.store import Store
 from controlplane.kernel.effects import Clock
 from controlplane.kernel.ids import ReplicaName
 from controlplane.metering.slo import SloStanding
+from controlplane.recovery.removals import Removals
 from controlplane.runtime.hints import Hints
 
 
@@ -76,6 +77,8 @@ class ApiContext:
     """The signed bundle of an ended drill."""
     has_break_glass: Callable[[], bool]
     """Whether the offline key is lent to this control plane now."""
+    removals: Removals
+    """Deletes one recovery point because a person says so."""
     gateway_url: str
     links: Mapping[str, str]
 

@@ -1,6 +1,6 @@
 """Recovery: how it stands, copies, drills, the question that risky work asks, and a person's override of it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Final
@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 
 from controlplane.api.context import ApiContext, Context
+from controlplane.api.drill_choice import check_choice
 from controlplane.api.idempotency import IdempotencyKey, once
 from controlplane.api.wire_recovery import (
     AcceptedOut,
@@ -19,6 +20,7 @@ from controlplane.api.wire_recovery import (
     DrillIn,
     DrillOut,
     EvidenceOut,
+    FurtherOut,
     KeepOut,
     OverrideIn,
     PermissionOut,
@@ -48,12 +50,13 @@ from controlplane.domain.store import Transaction
 from controlplane.kernel.errors import ConflictError, InvalidError, NotFoundError, Problem
 from controlplane.kernel.ids import BucketName, DatasetName, PointId
 from controlplane.recovery.cost import inventory_cost
+from controlplane.recovery.deletions import points_in_use
 from controlplane.recovery.drill_plan import bucket_of, plan_drills
 from controlplane.recovery.feasibility import judge_feasibility
 from controlplane.recovery.forecast import Load, forecast_rto
 from controlplane.recovery.gate import Permission, override_problem
 from controlplane.recovery.lineage import Chain, chain_of
-from controlplane.recovery.pruner import points_in_use
+from controlplane.recovery.proofs import evidence_lost, restores_now
 from controlplane.recovery.rates import Rates
 from controlplane.recovery.retention import plan_retention
 from controlplane.recovery.schedule import next_due
@@ -108,6 +111,8 @@ async def list_points(context: Context, dataset: str | None = None, bucket: str 
         seen = await _seen(context, tx)
     if dataset is not None:
         _dataset(seen.declared, dataset)
+    if bucket is not None and seen.declared.bucket(bucket) is None:
+        raise not_found("bucket", bucket, [one.name for one in seen.declared.buckets])
     return [
         _point_out(seen, inventory, point)
         for inventory in seen.inventories
@@ -150,6 +155,7 @@ async def list_backups(
     """Runs, newest first."""
     async with context.store.transaction() as tx:
         runs = await tx.backup_runs(DatasetName(dataset) if dataset is not None else None, limit=limit)
+    _check_known(context, dataset, runs)
     return [run_out(run) for run in runs]
 
 
@@ -190,6 +196,7 @@ async def list_drills(
     """Newest first."""
     async with context.store.transaction() as tx:
         drills = await tx.drills(DatasetName(dataset) if dataset is not None else None, limit=limit)
+    _check_known(context, dataset, drills)
     return [drill_out(drill) for drill in drills]
 
 
@@ -255,7 +262,7 @@ async def start_drill(context: Context, request: Request, body: DrillIn, key: Id
                 "bucket": body.bucket or named.bucket,
             }
         )
-    dataset = _dataset(declared, body.dataset)
+    dataset = _dataset(declared, body.dataset, *(one.name for one in declared.drills))
     bucket = body.bucket or dataset.buckets[0]
     if bucket not in dataset.buckets:
         raise InvalidError(
@@ -268,7 +275,7 @@ async def start_drill(context: Context, request: Request, body: DrillIn, key: Id
     if body.key is KeyPurpose.BREAK_GLASS and not context.has_break_glass():
         raise ConflictError(
             "the break-glass key is not here, which is as it should be; for the time of the drill start the control "
-            "plane with QUARTERDECK_BREAK_GLASS_KEY=FILE, or run `quarterdeck restore` where it is"
+            "plane with QUARTERDECK_BREAK_GLASS_KEY=FILE (docs/recovery.md), or run `quarterdeck restore` where it is"
         )
 
     async def change(tx: Transaction) -> DrillOut:
@@ -276,6 +283,7 @@ async def start_drill(context: Context, request: Request, body: DrillIn, key: Id
         if active:
             raise ConflictError(f"a drill of {body.dataset} runs already ({active[0].drill}, {active[0].phase})")
         now = context.clock.now()
+        check_choice(inventory_in(await tx.inventories(), dataset, BucketName(bucket)), body, now)
         drill = Drill(
             drill=str(uuid4()),
             name=body.name,
@@ -340,11 +348,19 @@ def _declared(context: ApiContext) -> RecoverySpec:
     return RecoverySpec() if site is None else site.recovery
 
 
-def _dataset(declared: RecoverySpec, name: str) -> DatasetSpec:
+def _dataset(declared: RecoverySpec, name: str, *drills: str) -> DatasetSpec:
+    """`drills`: names that would have done as well."""
     found = declared.dataset(name)
     if found is None:
-        raise not_found("dataset", name, [dataset.name for dataset in declared.datasets])
+        known = [dataset.name for dataset in declared.datasets]
+        raise not_found("dataset or drill" if drills else "dataset", name, [*known, *drills])
     return found
+
+
+def _check_known(context: ApiContext, dataset: str | None, rows: Sequence[object]) -> None:
+    """NotFoundError for rows of a dataset that never was: a slip, and not a dataset without any."""
+    if dataset is not None and not rows:
+        _dataset(_declared(context), dataset)
 
 
 async def _drill(context: ApiContext, drill: str) -> Drill:
@@ -388,6 +404,7 @@ def _dataset_out(seen: _Seen, dataset: DatasetSpec) -> DatasetOut:
     runs = [run for run in seen.runs if run.dataset == dataset.name]
     drills = [drill for drill in seen.drills if drill.dataset == dataset.name and drill.ended]
     points = first.points if first is not None else ()
+    own = [one for one in seen.inventories if one.dataset == dataset.name]
     base = first.find(verdict.base) if first is not None else None
     done = next((run for run in runs if run.phase is BackupPhase.DONE), None)
     return DatasetOut(
@@ -412,6 +429,39 @@ def _dataset_out(seen: _Seen, dataset: DatasetSpec) -> DatasetOut:
         running=next((run_out(run) for run in runs if not run.ended), None),
         last_backup=next((run_out(run) for run in runs if run.ended), None),
         last_drill=drill_out(drills[0]) if drills else None,
+        restoring=list(restores_now(own, seen.now)),
+        evidence_lost=[one.problem for one in evidence_lost(own)],
+        held=[sentence for one in own for sentence in _held(one)],
+        further=[_further_out(seen, dataset, bucket) for bucket in dataset.buckets[1:]],
+    )
+
+
+def _held(inventory: Inventory) -> Iterator[str]:
+    """Why retention deletes nothing there, as far as it is a copy that cannot be read."""
+    named = {problem: row.point for row in inventory.points for problem in row.problems}
+    for why in inventory.unreadable:
+        command = f"quarterdeck backup delete {named.get(why, 'POINT')} --dataset {inventory.dataset} --dry-run"
+        yield (
+            f"retention deletes nothing of {inventory.dataset} in {inventory.bucket} while a copy there cannot be "
+            f"read: {why}; `{command}` tells more"
+        )
+
+
+def _further_out(seen: _Seen, dataset: DatasetSpec, bucket: BucketName) -> FurtherOut:
+    inventory = inventory_in(seen.inventories, dataset, bucket)
+    verdict = judge_inventory(dataset, inventory, seen.now, bucket=bucket)
+    points = inventory.points if inventory is not None else ()
+    return FurtherOut(
+        bucket=bucket,
+        rpo_state=verdict.state,
+        age_s=None if verdict.age is None else verdict.age.total_seconds(),
+        covered_at=verdict.covered_at,
+        by_log=verdict.by_log,
+        sentence=verdict.sentence,
+        notes=[*([inventory.problem] if inventory is not None and inventory.problem else []), *verdict.notes],
+        points=len(points),
+        stored_bytes=sum(point.stored_bytes for point in points),
+        log_bytes=inventory.log_bytes if inventory is not None else 0,
     )
 
 

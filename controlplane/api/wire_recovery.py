@@ -93,6 +93,21 @@ class DrillOut(Wire):
     sentence: str
 
 
+class FurtherOut(Wire):
+    """A dataset in one of its buckets after the first. Told, and not judged: the RPO is that of the first."""
+
+    bucket: str
+    rpo_state: str = Field(description="As it would be if this were the only bucket.")
+    age_s: float | None = Field(description="What would be lost now with the first bucket; null when nobody knows.")
+    covered_at: datetime | None
+    by_log: bool
+    sentence: str
+    notes: list[str]
+    points: int
+    stored_bytes: int
+    log_bytes: int
+
+
 class DatasetOut(Wire):
     name: str
     kind: str
@@ -115,6 +130,12 @@ class DatasetOut(Wire):
     running: BackupRunOut | None
     last_backup: BackupRunOut | None
     last_drill: DrillOut | None
+    restoring: list[str] = Field(description="Restores by hand that run now, as their claims in its buckets tell.")
+    held: list[str] = Field(description="Copies that cannot be read: retention deletes nothing beside them.")
+    evidence_lost: list[str] = Field(
+        description="Of drills that count: evidence that is not in its bucket any more, or does not verify, and why."
+    )
+    further: list[FurtherOut] = Field(description="Its buckets after the first, each with its own age.")
 
 
 class RecoveryOut(Wire):

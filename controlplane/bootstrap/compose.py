@@ -95,6 +95,7 @@ def put_together(
     control_url: str,
     instance: InstanceId,
     break_glass: Path | None = None,
+    break_glass_passphrase: Path | None = None,
 ) -> Parts:
     """Inside a running event loop."""
     clock, rng, ids = SystemClock(), SystemRng(), UuidIds()
@@ -129,6 +130,7 @@ def put_together(
         mark=mark,
         secret=_secret,
         break_glass=break_glass,
+        break_glass_passphrase=break_glass_passphrase,
     )
     metrics.register(recovery.collector)
     paced: Sequence[tuple[Reconciler, Pace]] = (
@@ -204,6 +206,7 @@ def put_together(
         metrics=lambda: metrics.render().decode(),
         evidence=recovery.evidence,
         has_break_glass=lambda: recovery.vault.has_break_glass,
+        removals=recovery.removals,
         gateway_url=f"http://{site.gateway.host}:{site.gateway.port}",
         links={"docs": f"{control_url}/docs", "openapi": f"{control_url}/api/v1/openapi.json"},
     )

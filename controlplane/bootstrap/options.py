@@ -22,8 +22,12 @@ class ServeOptions:
     log_level: str
     instance: str | None
     """Its name where several work in one folder; None: the only one."""
+    strict: bool = False
+    """Do not start at all where the gate refuses the site file."""
     break_glass: Path | None = None
     """File of the offline key, lent for a drill."""
+    break_glass_passphrase: Path | None = None
+    """File with its passphrase."""
 
 
 def log_file(options: ServeOptions) -> Path:
@@ -45,8 +49,9 @@ class Running:
 class Told:
     """Whom to tell what, as it happens."""
 
-    on_starting: Callable[[], None]
-    """Nothing stands in the way: it starts now."""
+    on_starting: Callable[[str], None]
+    """Nothing stands in the way: it starts now. With why it starts with another site than was asked for; empty: it
+    does not."""
     on_ready: Callable[[Running], None]
     on_event: Callable[[EventOut], None]
 

@@ -9,6 +9,7 @@ from typing import Final
 import psutil
 
 from controlplane.bootstrap.leftovers import marked_processes
+from controlplane.bootstrap.options import ServeOptions
 from controlplane.kernel.errors import ConflictError, InvalidError, Problem
 
 _FOLDER_MODE: Final = 0o700
@@ -33,6 +34,30 @@ def check_state_dir(folder: Path) -> None:
                 )
             ]
         )
+
+
+def check_lent_key(options: ServeOptions) -> None:
+    """The offline key, where it is lent, opens: at once, and not when a drill needs it. Errors as of `keyfiles`."""
+    if options.break_glass is None:
+        if options.break_glass_passphrase is not None:
+            raise InvalidError(
+                [
+                    Problem(
+                        field="QUARTERDECK_BREAK_GLASS_PASSPHRASE_FILE",
+                        found=f"{options.break_glass_passphrase}, and no key that it is for",
+                        expected="the key's own file as well, in QUARTERDECK_BREAK_GLASS_KEY",
+                        hint="unset both when the key is not to be lent",
+                    )
+                ]
+            )
+        return
+    from controlplane.adapters.backup.keyfiles import (  # noqa: PLC0415 - cryptography, which no other start loads here
+        read_break_glass_private,
+        read_passphrase,
+    )
+
+    words = options.break_glass_passphrase
+    read_break_glass_private(options.break_glass, None if words is None else lambda: read_passphrase(words))
 
 
 def check_port(host: str, port: int, *, what: str, option: str, mark: str | None = None) -> None:

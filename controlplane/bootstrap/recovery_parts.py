@@ -9,11 +9,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from controlplane.adapters.backup.keyfiles import read_passphrase
 from controlplane.adapters.backup.postgresql.demo_writer import DemoWriter
 from controlplane.adapters.backup.vault import Vault, VaultPlace
 from controlplane.adapters.backup.workshop import ThreadWorkshop
 from controlplane.adapters.recovery_metrics import DatasetGauges, RecoveryCollector
-from controlplane.domain.dataset import DatasetKind, DatasetSpec, RecoverySpec
+from controlplane.domain.dataset import DatasetSpec, RecoverySpec
 from controlplane.domain.recovery import Drill, DrillPhase, Inventory
 from controlplane.domain.secret import SecretRef
 from controlplane.domain.store import Store
@@ -22,6 +23,7 @@ from controlplane.kernel.errors import QuarterdeckError
 from controlplane.recovery.backups import Backups
 from controlplane.recovery.drills import Drills
 from controlplane.recovery.pruner import LOOK_EVERY, Pruner
+from controlplane.recovery.removals import Removals
 from controlplane.recovery.rpo import RpoState
 from controlplane.recovery.standing import DRILLS_READ, inventory_in, judge_inventory
 from controlplane.recovery.streams import Streams
@@ -61,6 +63,7 @@ _JOIN_S: Final = 5.0
 class RecoveryParts:
     vault: Vault
     workshop: ThreadWorkshop
+    removals: Removals
     paced: tuple[tuple[Reconciler, Pace], ...]
     embedded: "Embedded"
     gauges: "Gauges"
@@ -88,8 +91,17 @@ def put_recovery_together(
     mark: str,
     secret: Callable[[SecretRef], str],
     break_glass: Path | None,
+    break_glass_passphrase: Path | None,
 ) -> RecoveryParts:
-    place = VaultPlace(state_dir=state_dir, site_mark=mark, secret=secret, now=clock.now, break_glass=break_glass)
+    words = break_glass_passphrase
+    place = VaultPlace(
+        state_dir=state_dir,
+        site_mark=mark,
+        secret=secret,
+        now=clock.now,
+        break_glass=break_glass,
+        passphrase=None if words is None else lambda: read_passphrase(words),
+    )
     vault = Vault(place)
     workshop = ThreadWorkshop(vault, clock=clock, declared=declared)
     surveyor = Surveyor(store=store, workshop=workshop, clock=clock, hints=hints, declared=declared)
@@ -108,7 +120,13 @@ def put_recovery_together(
     collector = RecoveryCollector(clock)
     gauges = Gauges(store=store, clock=clock, declared=declared, collector=collector)
     return RecoveryParts(
-        vault=vault, workshop=workshop, paced=tuple(paced), embedded=embedded, gauges=gauges, collector=collector
+        vault=vault,
+        workshop=workshop,
+        removals=Removals(store=store, workshop=workshop, clock=clock, declared=declared),
+        paced=tuple(paced),
+        embedded=embedded,
+        gauges=gauges,
+        collector=collector,
     )
 
 
@@ -140,7 +158,7 @@ class Embedded:
         for bucket in declared.buckets:
             self._vault.keep_running(bucket)
         for dataset in declared.datasets:
-            if dataset.embedded and dataset.kind is DatasetKind.POSTGRESQL:
+            if dataset.of_embedded_postgresql:
                 self._vault.run_postgresql()
                 self._keep_writing()
 

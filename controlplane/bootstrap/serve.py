@@ -29,9 +29,9 @@ from controlplane.bootstrap.options import READY_PATIENCE, Running, ServeOptions
 from controlplane.bootstrap.preflight import check_port, check_ports_apart, check_state_dir
 from controlplane.bootstrap.shutdown import end_replicas
 from controlplane.bootstrap.site_load import SiteLoad
-from controlplane.bootstrap.site_work import SiteWork
+from controlplane.bootstrap.site_work import Begun, SiteWork
 from controlplane.domain.deployment import TaskKind
-from controlplane.domain.site import LoadSpec, Site
+from controlplane.domain.site import GatewaySpec, LoadSpec, Site
 from controlplane.domain.store import Store
 from controlplane.kernel.errors import ConflictError
 from controlplane.kernel.ids import InstanceId
@@ -60,7 +60,8 @@ async def serve(options: ServeOptions, told: Told) -> None:
         write_logs_to(log_file(options), options.log_level)
         check_port(CONTROL_HOST, options.control_port, what="control plane", option="--control-port")
         folder = site_mark(options.state_dir)[:_FOLDER_DIGITS]
-        store, site_work, site = await _begin(options, lock, folder, stack)
+        store, site_work, begun = await _begin(options, lock, folder, stack)
+        site = begun.site
         control_url = f"http://{CONTROL_HOST}:{options.control_port}"
         instance = InstanceId(f"{options.instance or socket.gethostname()}-{folder}")
         parts = put_together(
@@ -71,44 +72,57 @@ async def serve(options: ServeOptions, told: Told) -> None:
             control_url=control_url,
             instance=instance,
             break_glass=options.break_glass,
+            break_glass_passphrase=options.break_glass_passphrase,
         )
         stack.push_async_callback(parts.telemetry.close)
         await stack.enter_async_context(parts.engines)
         gateway_url = parts.context.gateway_url
-        note = InstanceNote(pid=os.getpid(), control_url=control_url, gateway_url=gateway_url)
+        note = InstanceNote(pid=os.getpid(), control_url=control_url, gateway_url=gateway_url, refused=begun.refused)
         lock.write_note(note)
-        told.on_starting()
+        told.on_starting(begun.refused)
         await _run(options, lock, note, parts, site, told)
 
 
 async def _begin(
     options: ServeOptions, lock: InstanceLock, folder: str, stack: AsyncExitStack
-) -> tuple[SqlStore, SiteWork, Site]:
+) -> tuple[SqlStore, SiteWork, Begun]:
     """The store: SQLite in the folder, or the PostgreSQL that the site file names; and the site in it."""
     url = sqlite_url(options.state_dir / "store.sqlite3")
     store = await open_store(url)
     stack.push_async_callback(store.close)
     site_work = SiteWork(store=store, clock=SystemClock(), gateway_port=options.gateway_port)
     planned = await site_work.look(options.site_file)
-    port = options.gateway_port or planned.gateway.port
-    check_ports_apart(planned.gateway.host, port, options.control_port)
-    mark = site_mark(options.state_dir)
-    await asyncio.to_thread(check_port, planned.gateway.host, port, what="gateway", option="--port", mark=mark)
+    await _check_gateway(options, planned.gateway)
     if planned.store.url is None:
         if lock.others():
             raise ConflictError(
                 f"another control plane works in {options.state_dir}, and the site's store is embedded, for one "
                 "only; name a PostgreSQL with `store: {kind: postgresql, url: {env: NAME}}` to run several"
             )
-        return store, site_work, await site_work.begin(options.site_file)
+        return store, site_work, await _begin_site(options, site_work)
     remote = resolve_secret(planned.store.url, os.environ, lambda path: Path(path).read_text(encoding="utf-8"))
     shared = await open_store(remote)
     stack.push_async_callback(shared.close)
     await _check_folder(shared, folder)
     site_work = SiteWork(store=shared, clock=SystemClock(), gateway_port=options.gateway_port)
-    site = await site_work.begin(options.site_file)
+    begun = await _begin_site(options, site_work)
     await _remember(shared, store)
-    return shared, site_work, site
+    return shared, site_work, begun
+
+
+async def _begin_site(options: ServeOptions, site_work: SiteWork) -> Begun:
+    begun = await site_work.begin(options.site_file, strict=options.strict)
+    if begun.refused:
+        _LOG.warning("the site file is not applied", extra={"sentence": begun.refused})
+        await _check_gateway(options, begun.site.gateway)
+    return begun
+
+
+async def _check_gateway(options: ServeOptions, gateway: GatewaySpec) -> None:
+    port = options.gateway_port or gateway.port
+    check_ports_apart(gateway.host, port, options.control_port)
+    mark = site_mark(options.state_dir)
+    await asyncio.to_thread(check_port, gateway.host, port, what="gateway", option="--port", mark=mark)
 
 
 async def _check_folder(store: Store, folder: str) -> None:

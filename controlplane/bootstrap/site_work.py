@@ -1,7 +1,7 @@
 """The site that this instance works with: parse, plan, apply; follow what another instance applied."""
 
 import asyncio
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -11,11 +11,14 @@ from controlplane.adapters.sitefile.planned import PlannedFile, plan_reading
 from controlplane.api.context import SiteChangeAnswer
 from controlplane.catalog.files import load_catalog
 from controlplane.catalog.planning import plan_serving
+from controlplane.domain.event import EventKind, NewEvent
+from controlplane.domain.reason import Reason
 from controlplane.domain.recovery import RiskyAction
 from controlplane.domain.site import GatewaySpec, Site
 from controlplane.domain.store import AppliedSite, Store
 from controlplane.kernel.effects import Clock
 from controlplane.kernel.errors import ConflictError, InvalidError, NotFoundError
+from controlplane.kernel.ids import DeploymentName
 from controlplane.recovery.standing import permission_now
 from controlplane.sites.apply import apply_site, digest_of, preview_site
 from controlplane.sites.model import ChangeLine
@@ -24,6 +27,8 @@ _DOCUMENT_NAME: Final = "site.yaml"
 """What a document that came over HTTP, or out of the store, is called in errors."""
 _GATEWAY_PORT: Final = "gateway.port"
 _TEXT_ALONE: Final = "only the file's text changes: nothing that runs does"
+_NEW_PLAN: Final = "what this version makes of the site"
+_OVERRIDE: Final = "If it cannot wait: `quarterdeck recovery override deploy --reason WHY`"
 _EXAMPLES: Final = (Path(__file__).parent.parent / "examples", Path(__file__).parents[2] / "examples")
 """In an installed package, and in a checkout."""
 
@@ -34,6 +39,15 @@ def demo_site_file() -> Path:
         if (folder / "demo" / "site.yaml").is_file():
             return folder / "demo" / "site.yaml"
     raise NotFoundError("the program came without its demo site; name a site file with --site FILE")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """What an instance begins with."""
+
+    site: Site
+    refused: str = ""
+    """Why the site that was asked for is not it; empty: it is."""
 
 
 class SiteWork:
@@ -63,27 +77,56 @@ class SiteWork:
         document, name = await self._first_document(file)
         return (await asyncio.to_thread(self._plan, document, name)).site
 
-    async def begin(self, file: Path | None) -> Site:
+    async def begin(self, file: Path | None, *, strict: bool = False) -> Begun:
         """Apply the file; without one the document applied last, and without that the demo.
 
         The document is planned anew in each case: a newer program may make a better plan of it. InvalidError with
         every problem of the file.
+
+        What would take replicas away that serve asks the gate. While that says no, the site that was applied last goes
+        on as it is, since a control plane has to come up; `strict`: ConflictError instead.
         """
         document, name = await self._first_document(file)
         planned = await asyncio.to_thread(self._plan, document, name)
-        await self._apply(planned, dry_run=False)
-        return self._own(planned.site)
+        async with self._store.transaction() as tx:
+            applied, serving = await tx.site(), {replica.deployment for replica in await tx.replicas()}
+        before = None if applied is None else await asyncio.to_thread(self._planned_again, applied)
+        refusal = None if before is None else await self._refusal(planned, before, serving=frozenset(serving))
+        if applied is None or before is None or refusal is None:
+            await self._apply(planned, dry_run=False)
+            return Begun(site=self._own(planned.site))
+        wanted = _NEW_PLAN if file is None else str(file)
+        if strict:
+            raise ConflictError(f"{wanted} is not applied: {refusal}")
+        self._declared, self._digest = before, applied.digest
+        sentence = (
+            f"{wanted} is not applied, the site {applied.name} goes on as it was: {refusal}. Once `quarterdeck "
+            f"recovery may-proceed deploy` says yes: `quarterdeck site apply {file or 'FILE'}`. {_OVERRIDE} before that"
+        )
+        await self._tell_refused(applied, sentence)
+        return Begun(site=self._own(before), refused=sentence)
+
+    async def _tell_refused(self, applied: AppliedSite, sentence: str) -> None:
+        event = NewEvent(
+            at=self._clock.now(),
+            kind=EventKind.SITE,
+            subject=applied.name,
+            reason=Reason.SITE_REFUSED,
+            sentence=sentence,
+        )
+        async with self._store.transaction() as tx:
+            await tx.append_events([event])
 
     async def apply_document(self, document: str, dry_run: bool) -> SiteChangeAnswer:  # noqa: FBT001 - the port's form
         """The API's port: parse, plan, then apply or only say what it would change."""
         planned = await asyncio.to_thread(self._plan, document, _DOCUMENT_NAME)
-        refusal = await self._refusal(planned)
+        refusal = None if self._declared is None else await self._refusal(planned, self._declared)
         if refusal is None:
             return await self._apply(planned, dry_run=dry_run)
         if not dry_run:
-            raise ConflictError(refusal)
+            raise ConflictError(f"{refusal}. {_OVERRIDE}")
         answer = await self._apply(planned, dry_run=True)
-        return replace(answer, sentences=(*answer.sentences, refusal))
+        return replace(answer, sentences=(*answer.sentences, f"{refusal}. {_OVERRIDE}"))
 
     async def follow(self) -> str:
         """Take over what another instance applied; a sentence on what was found."""
@@ -114,23 +157,30 @@ class SiteWork:
         )
         return plan_reading(reading, partial(plan_serving, catalog=catalog))
 
-    async def _refusal(self, planned: PlannedFile) -> str | None:
-        """Replacing what serves is a deploy: not while what must survive might not come back. None: it may be."""
-        declared = self._declared
-        if declared is None or not declared.recovery.datasets:
+    async def _refusal(
+        self, planned: PlannedFile, declared: Site, *, serving: frozenset[DeploymentName] | None = None
+    ) -> str | None:
+        """Replacing or removing what serves is a deploy: not while what must survive might not come back.
+
+        By what is declared now: taking a dataset out in the same file opens no door. `serving`: only of these; None: of
+        all. None: it may be.
+        """
+        if not declared.recovery.datasets:
             return None
-        change = await preview_site(self._store, planned.site, planned.document, planned.plans, previous=self._declared)
+        change = await preview_site(self._store, planned.site, planned.document, planned.plans, previous=declared)
         replaced = [changed.spec.name for changed in change.deployments_changed if changed.restarts]
-        if not replaced:
+        parts = [
+            f"replicas of {', '.join(names)} would be {what}"
+            for what, found in (("replaced", replaced), ("removed", change.deployments_removed))
+            if (names := [name for name in found if serving is None or name in serving])
+        ]
+        if not parts:
             return None
         async with self._store.transaction() as tx:
             permission = await permission_now(tx, declared.recovery, RiskyAction.DEPLOY, self._clock.now())
         if permission.allowed:
             return None
-        return (
-            f"replicas of {', '.join(replaced)} would be replaced, and recovery refuses deploys now: "
-            f"{'; '.join(permission.reasons)}. If it cannot wait: `quarterdeck recovery override deploy --reason WHY`"
-        )
+        return f"{' and '.join(parts)}, and recovery refuses deploys now: {'; '.join(permission.reasons)}"
 
     async def _apply(self, planned: PlannedFile, *, dry_run: bool) -> SiteChangeAnswer:
         site, document = planned.site, planned.document
@@ -155,6 +205,13 @@ class SiteWork:
         async with self._store.transaction() as tx:
             applied = await tx.site()
         return None if applied is None else await asyncio.to_thread(self._read_again, applied)
+
+    def _planned_again(self, applied: AppliedSite) -> Site | None:
+        """What the store has, if this version can still work with it."""
+        try:
+            return self._plan(applied.document, _DOCUMENT_NAME).site
+        except InvalidError:
+            return None
 
     def _read_again(self, applied: AppliedSite) -> Site | None:
         try:

@@ -1,7 +1,7 @@
 """`quarterdeck autoscale explain`: any past decision, taken apart."""
 
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated
 
 import orjson
@@ -13,6 +13,7 @@ from controlplane.api.wire import DecisionDetail, DecisionOut
 from controlplane.autoscaler.account import Account, account
 from controlplane.cli.client import DEFAULT_URL, ApiClient, AsJson, ControlPlane, Json, named, parsed, parsed_rows
 from controlplane.cli.exits import reported
+from controlplane.cli.moments import typed_moment
 from controlplane.cli.view import make_console, print_json, print_table, table_of
 from controlplane.domain.decision import DecisionRecord
 from controlplane.domain.reason import Reason
@@ -41,7 +42,7 @@ def explain(
         if at is not None and sequence is not None:
             hint = "leave one of them out"
             raise InvalidError([Problem(field="--at", found="--at and --decision", expected="one of them", hint=hint)])
-        moment = None if at is None else _moment(at)
+        moment = None if at is None else typed_moment("--at", at)
         with ApiClient(control_plane) as client:
             detail = _fetched(client, deployment, moment, sequence)
         told = _told(detail)
@@ -49,16 +50,6 @@ def explain(
             return print_json(console, _json(detail, told))
         _show(console, detail, told)
     return None
-
-
-def _moment(text: str) -> datetime:
-    """A time without a zone is UTC, as everything that is printed."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        hint = "2026-01-31T12:00:00 is such a time"
-        raise InvalidError([Problem(field="--at", found=repr(text), expected="a date and time", hint=hint)]) from error
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def _fetched(client: ApiClient, deployment: str, moment: datetime | None, sequence: int | None) -> DecisionDetail:

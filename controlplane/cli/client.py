@@ -63,9 +63,10 @@ class ApiClient:
         kept = {key: value for key, value in (params or {}).items() if value is not None}
         return self._call("GET", path, params=kept, timeout=timeout_s)
 
-    def post(self, path: str, body: Mapping[str, Json]) -> Json:
+    def post(self, path: str, body: Mapping[str, Json], *, timeout_s: float = _TIMEOUT_S) -> Json:
         """A change, sent under a fresh idempotency key so that a retry by the transport cannot double it."""
-        return self._call("POST", path, json=dict(body), headers={"Idempotency-Key": str(uuid.uuid4())})
+        key = {"Idempotency-Key": str(uuid.uuid4())}
+        return self._call("POST", path, json=dict(body), headers=key, timeout=timeout_s)
 
     def put(self, path: str, body: Mapping[str, Json], params: Mapping[str, str | bool] | None = None) -> Json:
         return self._call("PUT", path, json=dict(body), params=params)

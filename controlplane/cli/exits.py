@@ -14,6 +14,7 @@ from controlplane.kernel.errors import (
     DeniedError,
     InvalidError,
     NotFoundError,
+    Problem,
     QuarterdeckError,
     RetryableError,
 )
@@ -39,6 +40,22 @@ def fail(message: str, code: ExitCode) -> NoReturn:
     """One sentence on standard error, then the exit code."""
     Console(stderr=True, soft_wrap=True, highlight=False).print(f"[red]error:[/red] {escape(message)}")
     raise typer.Exit(int(code))
+
+
+def check_json_asks_nothing(*, as_json: bool, answered: bool) -> None:
+    """InvalidError for a script that would have to answer a question."""
+    if as_json and not answered:
+        raise InvalidError([Problem(field="--json", found="a question to ask", expected="--yes or --dry-run with it")])
+
+
+def agreed(question: str) -> None:
+    """Goes on after a yes; a no, or nobody there to answer, ends the command as refused."""
+    try:
+        said = typer.confirm(question, default=False)
+    except typer.Abort:
+        fail(f"nobody answered `{question}`; add --yes where nobody can", ExitCode.CONFLICT)
+    if not said:
+        raise typer.Exit(int(ExitCode.CONFLICT))
 
 
 @contextmanager

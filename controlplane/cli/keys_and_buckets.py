@@ -38,6 +38,38 @@ def backup_verify(
         verify(place, dataset, point, bucket_name, as_json=as_json)
 
 
+def backup_read_gpg(
+    archive: Annotated[
+        str, typer.Argument(metavar="ARCHIVE", help="A file, or s3://BUCKET/KEY of a bucket of the site file.")
+    ],
+    into: Annotated[
+        str, typer.Option("--into", metavar="FILE|-", help="A file that is not there yet; `-`: standard output.")
+    ],
+    passphrase_file: Annotated[
+        Path | None,
+        typer.Option("--passphrase-file", metavar="FILE", help="Its passphrase (mode 600); left out: asked for."),
+    ] = None,
+    site: SiteOption = None,
+    state_dir: StateDir = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Decrypt what `gpg --symmetric` wrote. The file is there when gpg has proven all of it, or not at all."""
+    from controlplane.cli.gpg_archive import Wish, read_archive
+
+    with reported():
+        read_archive(
+            Wish(
+                archive=archive,
+                into=into,
+                passphrase_file=passphrase_file,
+                site=site,
+                state_dir=state_dir,
+                as_json=as_json,
+            )
+        )
+
+
 def backup_break_glass(
     private: Annotated[Path, typer.Argument(help="Where the private half goes: onto a medium that leaves the site.")],
     public: Annotated[Path, typer.Argument(help="Where the public half goes: named as recovery.keys.break_glass.")],

@@ -16,6 +16,7 @@ from controlplane.cli import (
     load,
     models,
     recovery,
+    removing,
     restore,
     show,
     sim_engine,
@@ -74,6 +75,8 @@ for _name, _command in (
     ("verify", keys_and_buckets.backup_verify),
     ("rewrap", keys_and_buckets.backup_rewrap),
     ("break-glass", keys_and_buckets.backup_break_glass),
+    ("delete", removing.backup_delete),
+    ("read-gpg", keys_and_buckets.backup_read_gpg),
 ):
     recovery.backup.command(_name)(_command)
 app.command(rich_help_panel="Recover")(restore.restore)

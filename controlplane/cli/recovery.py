@@ -3,7 +3,6 @@
 import getpass
 import time
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -34,6 +33,7 @@ from controlplane.cli.client import (
     parsed_rows,
 )
 from controlplane.cli.exits import ExitCode, reported
+from controlplane.cli.moments import typed_moment
 from controlplane.cli.recovery_view import (
     coloured,
     drill_lines,
@@ -109,12 +109,18 @@ def recovery_override(
     by: Annotated[str | None, typer.Option("--by", help="Who takes it on; left out: the user of this machine.")] = None,
     hours: Annotated[float, typer.Option("--hours", min=0.01, max=24.0, help="For how long.")] = 1.0,
     control_plane: ControlPlane = DEFAULT_URL,
+    *,
+    as_json: AsJson = False,
 ) -> None:
     """Break the glass: risky work may proceed although recovery says no. Named, short, and an event."""
     body: dict[str, Json] = {"action": action, "by": by or getpass.getuser(), "reason": reason, "hours": hours}
     with reported(), ApiClient(control_plane) as client:
         answer = parsed(AcceptedOut, client.post("/api/v1/recovery/overrides", body))
-    make_console().print(answer.sentence, markup=False)
+    console = make_console()
+    if as_json:
+        print_json(console, answer.model_dump(mode="json"))
+    else:
+        console.print(answer.sentence, markup=False)
 
 
 @backup.command("now")
@@ -160,13 +166,14 @@ def backup_list(
 @backup.command("show")
 def backup_show(
     point: Annotated[str, typer.Argument(help="A recovery point.")],
+    bucket: BucketOption = None,
     control_plane: ControlPlane = DEFAULT_URL,
     *,
     as_json: AsJson = False,
 ) -> None:
     """One recovery point: what it is of, what it builds on, who can open it, how long it is kept."""
     with reported(), ApiClient(control_plane) as client:
-        row = parsed(PointOut, client.get(named("/api/v1/recovery/points/{}", point)))
+        row = parsed(PointOut, client.get(named("/api/v1/recovery/points/{}", point), {"bucket": bucket}))
     console = make_console()
     if as_json:
         print_json(console, row.model_dump(mode="json"))
@@ -200,7 +207,9 @@ def drill_run(
     dataset: Annotated[str, typer.Argument(metavar="DATASET|DRILL", help="A dataset, or a declared drill by name.")],
     selection: Annotated[DrillSelection, typer.Option(help="Which recovery point.")] = DrillSelection.LATEST,
     point: Annotated[str | None, typer.Option(help="This one instead.")] = None,
-    to_time: Annotated[datetime | None, typer.Option("--to-time", help="Point in time, UTC.")] = None,
+    to_time: Annotated[
+        str | None, typer.Option("--to-time", metavar="TIME", help="Point in time, UTC without a zone.")
+    ] = None,
     key: Annotated[KeyPurpose, typer.Option(help="Which key may open it.")] = KeyPurpose.SITE,
     bucket: BucketOption = None,
     control_plane: ControlPlane = DEFAULT_URL,
@@ -215,11 +224,11 @@ def drill_run(
         "key": key,
         "bucket": bucket,
         "point": point,
-        "to_time": None if to_time is None else f"{to_time.isoformat()}Z",
         "asked_by": getpass.getuser(),
     }
     console = make_console()
     with reported(), ApiClient(control_plane) as client:
+        body["to_time"] = None if to_time is None else typed_moment("--to-time", to_time).isoformat()
         row = parsed(DrillOut, client.post("/api/v1/recovery/drills", body))
         if wait:
             with console.status(row.phase) as shown:

@@ -11,6 +11,7 @@ from controlplane.api.wire_recovery import (
     BackupRunOut,
     DatasetOut,
     DrillOut,
+    FurtherOut,
     KeepOut,
     PointOut,
     RecoveryOut,
@@ -44,12 +45,11 @@ def recovery_table(recovery: RecoveryOut) -> Table:
     for row in recovery.datasets:
         drill = row.last_drill
         proven = "none yet" if drill is None else f"{coloured(drill.phase)} {_ago(drill.phase_since, recovery.now)}"
-        lost = seconds(row.age_s) if row.age_s is not None else "everything"
         table.add_row(
             row.name,
             row.kind,
             seconds(row.rpo_s),
-            f"{coloured(row.rpo_state)} {lost}",
+            f"{coloured(row.rpo_state)} {_lost(row.age_s)}",
             seconds(row.rto_s),
             seconds(drill.rto_s if drill is not None and drill.phase == "passed" else row.rto_forecast_s),
             proven,
@@ -57,7 +57,22 @@ def recovery_table(recovery: RecoveryOut) -> Table:
             format_bytes(row.stored_bytes + row.log_bytes),
             "-" if row.cost_per_month is None else f"${row.cost_per_month:.2f}",
         )
+        for further in row.further:
+            table.add_row(f"  in {further.bucket}", "", "", *_further_cells(further))
     return table
+
+
+def _further_cells(row: FurtherOut) -> Iterator[str]:
+    """What would be lost if the first bucket were gone as well, and what lies in this one."""
+    yield f"{coloured(row.rpo_state)} {_lost(row.age_s)}"
+    yield from ("", "", "")
+    yield str(row.points)
+    yield format_bytes(row.stored_bytes + row.log_bytes)
+    yield ""
+
+
+def _lost(age_s: float | None) -> str:
+    return seconds(age_s) if age_s is not None else "everything"
 
 
 def recovery_lines(recovery: RecoveryOut) -> Iterator[str]:
@@ -66,7 +81,11 @@ def recovery_lines(recovery: RecoveryOut) -> Iterator[str]:
         if row.rpo_state not in {"ok", "warning"}:
             yield f"[red]{escape(row.sentence)}[/red]"
             yield from (f"  {escape(note)}" for note in row.notes)
-        yield from (f"[yellow]{escape(promise)}[/yellow]" for promise in row.promises)
+        for further in row.further:
+            if further.rpo_state not in {"ok", "warning"}:
+                yield f"[yellow]in {further.bucket}: {escape(further.sentence)}[/yellow]"
+                yield from (f"  {escape(note)}" for note in further.notes)
+        yield from (f"[yellow]{escape(told)}[/yellow]" for told in (*row.promises, *row.held))
         if row.running is not None:
             yield f"[cyan]{escape(row.running.sentence)}{_progress(row.running)}[/cyan]"
         if row.last_backup is not None and row.last_backup.phase == "failed":

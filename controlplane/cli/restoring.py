@@ -1,7 +1,7 @@
 """The work of `quarterdeck restore`: a plan first, then the copy into a folder of its own."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -12,21 +12,17 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from controlplane.adapters.backup.archive_reader import open_archive
 from controlplane.adapters.backup.drill_work import thaw_points
-from controlplane.adapters.backup.inventory import inventory, recovery_points
-from controlplane.cli.exits import ExitCode
+from controlplane.adapters.backup.restore_claims import RestoreClaim
+from controlplane.adapters.system import SystemClock
+from controlplane.cli.exits import ExitCode, agreed, check_json_asks_nothing
+from controlplane.cli.restore_plan import RestorePlan, check_moment, check_target, chosen_chain
 from controlplane.cli.vault_access import OpenVault, open_vault
 from controlplane.cli.view import make_console, print_json
-from controlplane.domain.dataset import BucketSpec, DatasetSpec, DrillSelection, KeyPurpose, WalMode
-from controlplane.domain.recovery import CheckOutcome, RecoveryPoint, Verdict
-from controlplane.kernel.errors import ConflictError, NotFoundError
-from controlplane.kernel.ids import PointId
+from controlplane.domain.dataset import BucketSpec, DatasetSpec, KeyPurpose, WalMode
+from controlplane.domain.recovery import CheckOutcome, Verdict
+from controlplane.kernel.errors import ConflictError
 from controlplane.kernel.units import format_bytes
-from controlplane.recovery.classes import is_archive
-from controlplane.recovery.forecast import forecast_rto
-from controlplane.recovery.lineage import BrokenChain, Chain, chain_of
 from controlplane.recovery.ports import ObjectStore, RestoreRequest, VerifyRequest, manifest_key
-from controlplane.recovery.rates import GUESSED_RATES
-from controlplane.recovery.selection import NoneQualifies, select_point
 
 _KEY: Final = "opened with the key"
 
@@ -44,6 +40,7 @@ class Wish:
     state_dir: Path | None
     break_glass_key: Path | None
     verify: bool
+    dry_run: bool
     yes: bool
     as_json: bool
 
@@ -51,73 +48,52 @@ class Wish:
 def carry_out(wish: Wish) -> None:
     """The plan, the question, the restore."""
     console = make_console()
+    check_json_asks_nothing(as_json=wish.as_json, answered=wish.yes or wish.dry_run)
     with open_vault(wish.site, wish.state_dir, wish.break_glass_key) as opened:
         spec = opened.dataset(wish.dataset)
         place = opened.bucket(spec, wish.bucket)
-        moment = None if wish.to_time is None else wish.to_time.replace(tzinfo=UTC)
-        chain = _chosen(opened, spec, place, wish.point, moment)
-        if not wish.as_json:
-            _print_plan(console, spec, place, chain, wish, moment)
-        if not wish.yes and not typer.confirm("Restore?", default=False):
-            raise typer.Exit(ExitCode.CONFLICT)
-        _restore(console, opened, spec, place, chain, moment, wish)
+        check_moment(wish.to_time, SystemClock().now())
+        check_target(opened, wish.into)
+        plan = RestorePlan(
+            dataset=spec,
+            bucket=place,
+            chain=chosen_chain(opened, spec, place, wish.point, wish.to_time),
+            moment=wish.to_time,
+            into=wish.into,
+            only=KeyPurpose.SITE if wish.break_glass_key is None else KeyPurpose.BREAK_GLASS,
+        )
+        _show_plan(console, plan, wish)
+        if wish.dry_run:
+            return
+        if not wish.yes:
+            agreed("Restore?")
+        with _claimed(console, opened, spec, place, wish):
+            _restore(console, opened, plan, wish)
 
 
-def _chosen(
-    opened: OpenVault, spec: DatasetSpec, place: BucketSpec, point: str | None, moment: datetime | None
-) -> Chain:
-    keyring = opened.vault.keyring(opened.declared.keys)
-    found = recovery_points(inventory(opened.vault.store(place), spec.name, keyring=keyring), place.name)
-    rows = [row for row in found if moment is None or row.consistent_at <= moment]
-    if point is not None:
-        named = next((row for row in found if row.point == PointId(point)), None)
-        if named is None:
-            raise NotFoundError(f"{point} is not in {place.name}; `quarterdeck backup list` shows what is")
-        chain = chain_of(named, found)
-        if isinstance(chain, BrokenChain):
-            raise ConflictError(f"{chain.problem}; choose another recovery point")
-        return chain
-    selected = select_point(DrillSelection.LATEST, rows, spec.name, place.name, draw=0.0)
-    if isinstance(selected, NoneQualifies):
-        before = "" if moment is None else f" of {moment:%Y-%m-%d %H:%M:%S} or before"
-        raise NotFoundError(f"{selected.sentence}{before and f' (looked for one{before})'}")
-    return selected.chain
+def _show_plan(console: Console, plan: RestorePlan, wish: Wish) -> None:
+    if wish.as_json and wish.dry_run:
+        print_json(console, plan.json())
+    elif not wish.as_json:
+        for line in plan.lines():
+            console.print(line)
 
 
-def _print_plan(
-    console: Console, spec: DatasetSpec, place: BucketSpec, chain: Chain, wish: Wish, moment: datetime | None
-) -> None:
-    console.print(f"[bold]plan[/bold]  restore {spec.name} ({spec.kind}) from {place.name}")
-    for link in chain.links:
-        console.print(f"  copy    {link.point} of {link.consistent_at:%Y-%m-%d %H:%M:%S} UTC, {_size(link)}")
-    if spec.wal != "off":
-        until = "everything there is" if moment is None else f"up to {moment:%Y-%m-%d %H:%M:%S} UTC"
-        console.print(f"  log     from there on, {until}")
-    console.print(f"  key     {'the break-glass key alone' if wish.break_glass_key else 'the site key'}")
-    console.print(f"  into    {escape(str(wish.into))}", soft_wrap=True)
-    for line in forecast_rto(chain, GUESSED_RATES).lines:
-        console.print(f"  {line}", style="dim", markup=False)
-    if any(is_archive(storage_class) for storage_class in chain.storage_classes):
-        console.print("  [yellow]parts lie in an archive class: they are asked for first, which takes hours[/yellow]")
+def _claimed(console: Console, opened: OpenVault, spec: DatasetSpec, place: BucketSpec, wish: Wish) -> RestoreClaim:
+    """While it runs, control planes that look into the bucket delete nothing of it, and refuse deploys."""
+
+    def warn(problem: str) -> None:
+        where = Console(stderr=True, soft_wrap=True, highlight=False) if wish.as_json else console
+        where.print(f"[yellow]no control plane will see this restore: {escape(problem)}[/yellow]")
+
+    return RestoreClaim(lambda: opened.vault.store(place), spec.name, now=SystemClock().now, on_problem=warn)
 
 
-def _size(link: RecoveryPoint) -> str:
-    return f"{format_bytes(link.plain_bytes)} (stored as {format_bytes(link.stored_bytes)})"
-
-
-def _restore(
-    console: Console,
-    opened: OpenVault,
-    spec: DatasetSpec,
-    place: BucketSpec,
-    chain: Chain,
-    moment: datetime | None,
-    wish: Wish,
-) -> None:
-    only = KeyPurpose.BREAK_GLASS if wish.break_glass_key is not None else KeyPurpose.SITE
+def _restore(console: Console, opened: OpenVault, plan: RestorePlan, wish: Wish) -> None:
+    spec, place, chain, moment, only = plan.dataset, plan.bucket, plan.chain, plan.moment, plan.only
     into = wish.into.resolve()
     store, keyring = opened.vault.store(place), opened.vault.keyring(opened.declared.keys)
-    _ask_for_archived(store, spec, chain)
+    _ask_for_archived(store, plan)
     adapter = opened.vault.adapter(spec)
     with bars(console) as progress:
         watch = BarWatch(progress)
@@ -164,11 +140,11 @@ def _restore(
         raise typer.Exit(ExitCode.FAILED)
 
 
-def _ask_for_archived(store: ObjectStore, spec: DatasetSpec, chain: Chain) -> None:
+def _ask_for_archived(store: ObjectStore, plan: RestorePlan) -> None:
     """ConflictError while parts are not readable yet: they are asked for, and the same command goes on later."""
-    if not any(is_archive(storage_class) for storage_class in chain.storage_classes):
+    if not plan.archived:
         return
-    asked = thaw_points(store, spec.name, [link.point for link in chain.links])
+    asked = thaw_points(store, plan.dataset.name, [link.point for link in plan.chain.links])
     if asked.pending:
         raise ConflictError(f"{asked.sentence}; the others were asked for: run the same command again later (hours)")
 
@@ -182,7 +158,7 @@ def bars(console: Console) -> Progress:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=console, transient=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 class BarWatch:

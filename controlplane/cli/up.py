@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
+from rich.markup import escape
 
 from controlplane.adapters.instance import InstanceLock, InstanceNote, read_note
 from controlplane.api.wire import EventOut, StatusOut
 from controlplane.bootstrap.options import READY_PATIENCE, Running, ServeOptions, Told, log_file
-from controlplane.bootstrap.preflight import check_state_dir
+from controlplane.bootstrap.preflight import check_lent_key, check_state_dir
 from controlplane.cli.banner import banner_lines, print_event
 from controlplane.cli.client import ApiClient, parsed
 from controlplane.cli.down import StateDir
@@ -33,6 +34,10 @@ _HANGS_S: Final = 10.0
 _LOOK_S: Final = 0.3
 _LOG_LINES_ON_FAILURE: Final = 15
 _STARTING: Final = "starting; the first replicas take some seconds"
+_LENT: Final = (
+    "the break-glass key is lent: until this control plane ends it is on a running machine. After the drill stop it, "
+    "unset QUARTERDECK_BREAK_GLASS_KEY, remove the file, and start again"
+)
 _ERROR: Final = "error: "
 """How `fail` begins."""
 
@@ -67,6 +72,10 @@ def up(
     load: Annotated[
         bool, typer.Option("--load/--no-load", help="Send the site's own load, if it declares one.")
     ] = True,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Do not start (exit code 4) when recovery refuses what the file would replace."),
+    ] = False,
     detach: Annotated[
         bool, typer.Option("--detach", help="Run in the background; `quarterdeck down` stops it.")
     ] = False,
@@ -82,8 +91,13 @@ def up(
             load=load,
             log_level=settings.log_level,
             instance=instance,
+            strict=strict,
             break_glass=settings.break_glass,
+            break_glass_passphrase=settings.break_glass_passphrase,
         )
+        check_lent_key(options)
+        if options.break_glass is not None:
+            make_console().print(_LENT, style="yellow")
         if detach:
             _detach(options)
         else:
@@ -118,8 +132,14 @@ def _serve(options: ServeOptions) -> None:
         faulthandler.cancel_dump_traceback_later()
 
 
-def _on_starting() -> None:
+def _on_starting(refused: str) -> None:
+    _print_refused(refused)
     make_console().print(_STARTING, style="dim")
+
+
+def _print_refused(refused: str) -> None:
+    if refused:
+        make_console().print(f"[bold red]refused:[/bold red] {escape(refused)}")
 
 
 def _on_ready(running: Running) -> None:
@@ -160,6 +180,7 @@ def _detach(options: ServeOptions) -> None:
                     ExitCode.FAILED,
                 )
             time.sleep(_LOOK_S)
+    _print_refused(note.refused)
     with ApiClient(note.control_url) as client:
         status = parsed(StatusOut, client.get("/api/v1/status"))
     for line in banner_lines(
@@ -195,4 +216,6 @@ def _arguments(options: ServeOptions) -> list[str]:
         arguments += ["--port", str(options.gateway_port)]
     if options.instance is not None:
         arguments += ["--instance", options.instance]
+    if options.strict:
+        arguments += ["--strict"]
     return arguments if options.load else [*arguments, "--no-load"]

@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import typer
 
+from controlplane.adapters.backup.keyfiles import read_passphrase
 from controlplane.adapters.backup.vault import STORE_FILE, Vault, VaultPlace
 from controlplane.adapters.instance import held_by, site_mark
 from controlplane.adapters.sitefile.parse import parse_site, read_text
@@ -16,8 +18,30 @@ from controlplane.adapters.sqlite_site import applied_document
 from controlplane.adapters.system import SystemClock
 from controlplane.domain.dataset import BucketSpec, DatasetSpec, RecoverySpec
 from controlplane.domain.refusals import not_found
-from controlplane.kernel.errors import NotFoundError
+from controlplane.kernel.errors import InvalidError, NotFoundError, Problem
 from controlplane.settings import read_settings
+
+_INSTEAD: Final = "QUARTERDECK_BREAK_GLASS_PASSPHRASE_FILE"
+"""Names a file with the passphrase, where nobody can type it."""
+
+
+def passphrase_from(file: Path | None, what: str, instead: str) -> bytes:
+    """Out of the file, or else from whoever types it. InvalidError, naming what takes a file `instead`, for nobody."""
+    if file is not None:
+        return read_passphrase(file)
+    try:
+        return str(typer.prompt(f"Passphrase of {what}", hide_input=True, err=True)).encode()
+    except typer.Abort:
+        raise InvalidError(
+            [
+                Problem(
+                    field="passphrase",
+                    found="none typed",
+                    expected=f"that of {what}",
+                    hint=f"name a file with it in {instead}",
+                )
+            ]
+        ) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,14 +77,14 @@ def open_vault(site: Path | None, state_dir: Path | None, break_glass: Path | No
     parsed = parse_site(text, file=name)
     if not parsed.recovery.buckets:
         raise NotFoundError(f"the site {parsed.name} has no section `recovery`: nothing of it is backed up")
-    clock = SystemClock()
+    clock, settings = SystemClock(), read_settings()
     place = VaultPlace(
         state_dir=folder,
         site_mark=site_mark(folder),
         secret=lambda ref: resolve_secret(ref, os.environ, lambda path: Path(path).read_text(encoding="utf-8")),
         now=clock.now,
-        break_glass=break_glass or read_settings().break_glass,
-        passphrase=lambda: str(typer.prompt("Passphrase of the break-glass key", hide_input=True)).encode(),
+        break_glass=break_glass or settings.break_glass,
+        passphrase=lambda: passphrase_from(settings.break_glass_passphrase, "the break-glass key", _INSTEAD),
     )
     vault = Vault(place)
     ran = vault.object_store.pid is not None

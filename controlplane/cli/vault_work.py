@@ -17,12 +17,13 @@ from controlplane.cli.restoring import BarWatch, bars
 from controlplane.cli.vault_access import OpenVault, open_vault
 from controlplane.cli.view import make_console, print_json
 from controlplane.domain.dataset import BucketSpec, KeyPurpose
+from controlplane.domain.refusals import not_found
 from controlplane.kernel.errors import NotFoundError
 from controlplane.kernel.ids import BucketName, PointId
 from controlplane.kernel.units import format_bytes
 from controlplane.recovery.bucket import declare_bucket
 from controlplane.recovery.bucket_plan import BucketPlan, plan_bucket
-from controlplane.recovery.ports import manifest_key
+from controlplane.recovery.ports import ObjectStore, manifest_key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +40,11 @@ def verify(place: Place, dataset: str, point: str, bucket: str | None, *, as_jso
     console = make_console()
     with open_vault(place.site, place.state_dir, place.break_glass_key) as opened:
         spec = opened.dataset(dataset)
+        store = opened.vault.store(opened.bucket(spec, bucket))
+        _check_there(store, spec.name, point)
         with bars(console) as progress:
             found = verify_archive(
-                opened.vault.store(opened.bucket(spec, bucket)),
+                store,
                 opened.vault.keyring(opened.declared.keys),
                 manifest_key(spec.name, PointId(point)),
                 only=None if place.break_glass_key is None else KeyPurpose.BREAK_GLASS,
@@ -57,6 +60,15 @@ def verify(place: Place, dataset: str, point: str, bucket: str | None, *, as_jso
         console.print(f"{verdict}  {point}: {format_bytes(found.stored_bytes)} read, by {found.opened_by.key_id}")
     if found.problems:
         raise typer.Exit(ExitCode.FAILED)
+
+
+def _check_there(store: ObjectStore, dataset: str, point: str) -> None:
+    """NotFoundError, with the nearest name, for one that no manifest is of."""
+    if any(True for _ in store.objects(manifest_key(dataset, PointId(point)))):
+        return
+    keys = (info.key.split("/") for info in store.objects(f"{dataset}/points/"))
+    names = dict.fromkeys(parts[2] for parts in keys if parts[3:] == ["manifest.json"])
+    raise not_found("recovery point", point, names)
 
 
 def make_break_glass(private: Path, public: Path, *, passphrase: bool) -> None:

@@ -14,6 +14,8 @@ class DatasetKind(StrEnum):
     """Physical copies and streamed WAL, by Quarterdeck itself."""
     PGBACKREST = "pgbackrest"
     """PostgreSQL at a site that already runs pgBackRest: its repository is watched and drilled."""
+    POSTGRESQL_DUMP = "postgresql-dump"
+    """PostgreSQL as pg_dump writes it: for the long term, and for later major versions."""
     REDIS = "redis"
     MONGODB = "mongodb"
     SQLITE = "sqlite"
@@ -178,6 +180,11 @@ class DatasetSpec:
     warn_at: float = 0.5
     """An early warning, and an extra snapshot, at this share of the RPO."""
     checks: tuple[CheckSpec, ...] = ()
+
+    @property
+    def of_embedded_postgresql(self) -> bool:
+        """The source is the PostgreSQL that the control plane runs itself."""
+        return self.embedded and self.kind in {DatasetKind.POSTGRESQL, DatasetKind.POSTGRESQL_DUMP}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

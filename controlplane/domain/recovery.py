@@ -67,6 +67,32 @@ class LogCoverage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreSeen:
+    """A restore by hand that announces itself in the bucket."""
+
+    name: str
+    """When it began, on which machine, as which process."""
+    until: datetime
+    """Its claim lasts, unless it renews it before: a restore that was killed counts no longer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceSeen:
+    """The evidence of a drill that counts as proof, as last looked for in the bucket."""
+
+    drill: str
+    key: str
+    seen_at: datetime
+    """When the bucket last told whether it is there. Older than the inventory: it could not be read since."""
+    file: str = ""
+    """What was read, as the store tells it: another file is read anew."""
+    verified_at: datetime | None = None
+    """When it was last read, with the one before it in the chain."""
+    problem: str = ""
+    """Why it proves nothing: it is not there, or does not verify. Empty: it proves its drill."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Inventory:
     """What was seen of one dataset in one bucket."""
 
@@ -85,6 +111,12 @@ class Inventory:
     """When it was first looked at: how long the dataset is declared."""
     rpo_state: str = ""
     """The verdict when it was seen, in a dataset's first bucket: a change of it is worth an event. Empty: none yet."""
+    watched_at: datetime | None = None
+    """When restores and evidence were last looked for: less often than copies, since each costs a request."""
+    restoring: tuple[RestoreSeen, ...] = ()
+    """From this bucket, when it was watched."""
+    evidence: tuple[EvidenceSeen, ...] = ()
+    """In this bucket, of the drills that count as proof."""
 
     @property
     def unread(self) -> tuple[str, ...]:

@@ -201,7 +201,9 @@ class Drills:
     def _chosen(self, drill: Drill, inventory: Inventory) -> Selected | NoneQualifies:
         """The point that a person named, or one by the drill's selection."""
         if drill.point is None:
-            return select_point(drill.selection, inventory.points, drill.dataset, drill.bucket, draw=self._draw())
+            # A copy of later than the moment that is wanted cannot be rolled back to it.
+            points = [one for one in inventory.points if drill.to_time is None or one.consistent_at <= drill.to_time]
+            return select_point(drill.selection, points, drill.dataset, drill.bucket, draw=self._draw())
         named = inventory.find(drill.point)
         if named is None:
             return NoneQualifies(sentence=f"{drill.point} is not in {drill.bucket}")

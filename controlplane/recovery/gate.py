@@ -9,6 +9,7 @@ from controlplane.domain.dataset import DatasetSpec, DrillSelection, DrillSpec
 from controlplane.domain.recovery import Drill, DrillPhase, Override, RiskyAction
 from controlplane.recovery.drill_plan import stale_at
 from controlplane.recovery.phrases import moment, seconds, span
+from controlplane.recovery.proofs import UNSEEN_MAX, last_passed
 from controlplane.recovery.rpo import RpoState, RpoVerdict
 from controlplane.recovery.tiering import rule_rto
 
@@ -33,6 +34,8 @@ class DatasetSituation:
     """Restores of this dataset that run now."""
     evidence_lost: frozenset[str] = frozenset()
     """Drills whose evidence was looked for in the bucket and not found, or does not verify."""
+    evidence_unseen: frozenset[str] = frozenset()
+    """Drills whose evidence could not be looked for, for longer than `UNSEEN_MAX`: nobody knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +71,7 @@ def may_proceed(action: RiskyAction, situation: Situation) -> Permission:
     notes: list[str] = []
     for dataset in situation.datasets:
         reasons.extend(_objections(dataset, situation.now, notes))
-    override = _override(action, situation) if reasons else None
+    override = override_in_force(action, situation.overrides, situation.now) if reasons else None
     return Permission(
         action=action,
         allowed=not reasons or override is not None,
@@ -148,7 +151,7 @@ def _drill(
     """`own`: its ended runs, oldest first."""
     if own and own[-1].phase is DrillPhase.FAILED:
         yield _failed(own[-1])
-    passed = next((row for row in reversed(own) if row.phase is DrillPhase.PASSED), None)
+    passed = last_passed(drill, own)
     stale = stale_at(drill, dataset.added_at if passed is None else passed.phase_since)
     run = f"run `quarterdeck drill run {drill.name}`"
     if now >= stale:
@@ -168,6 +171,11 @@ def _proof(dataset: DatasetSituation, passed: Drill, run: str) -> Iterator[str]:
             "none was written" if passed.evidence_key is None else f"{passed.evidence_key} is gone or does not verify"
         )
         yield f"{name}: the drill {passed.drill} passed, but its evidence is missing ({where}); {run}"
+    elif passed.drill in dataset.evidence_unseen:
+        yield (
+            f"{name}: the bucket {passed.bucket} could not tell for more than {span(UNSEEN_MAX)} whether "
+            f"{passed.evidence_key} is there, the evidence of the drill {passed.drill}; make it readable"
+        )
     rto = rto_of_drill(dataset.spec, passed)
     if passed.times.rto_s > rto.total_seconds():
         took = seconds(passed.times.rto_s)
@@ -194,13 +202,11 @@ def _failed(drill: Drill) -> str:
     )
 
 
-def _override(action: RiskyAction, situation: Situation) -> Override | None:
+def override_in_force(action: RiskyAction, overrides: Sequence[Override], now: datetime) -> Override | None:
     """The one that lasts longest of those that hold now."""
     holding = [
         override
-        for override in situation.overrides
-        if override.action is action
-        and override_problem(override) is None
-        and override.at <= situation.now < override.until
+        for override in overrides
+        if override.action is action and override_problem(override) is None and override.at <= now < override.until
     ]
     return max(holding, key=lambda override: override.until, default=None)

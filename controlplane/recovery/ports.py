@@ -5,6 +5,7 @@ Keys inside a bucket (after the bucket's own prefix), the same for every store:
     <dataset>/points/<point>/manifest.json           always STANDARD
     <dataset>/points/<point>/<stream>/<pack 000000>  the data, in the class of its retention rule
     <dataset>/wal/...                                PostgreSQL only
+    <dataset>/restoring/<restore>                    the claim of a restore by hand, written anew while it runs
     evidence/<drill>.json                            what a drill proved
 """
 
@@ -99,7 +100,7 @@ class ObjectStore(Protocol):
         ...
 
     def versions(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Every version and delete marker."""
+        """Every version and delete marker, by key, of each the newest first."""
         ...
 
     def delete(self, key: str, *, version: str | None = None) -> None:
@@ -228,7 +229,10 @@ class Started:
 
     newest_at: datetime | None
     """The newest moment the data reach, as the engine tells (PostgreSQL: last replayed commit); None: it cannot."""
-    replay_s: float = 0.0
+    loaded_s: float = 0.0
+    """Of the time of `start`, what went into loading the copy into the engine: which grows with the copy."""
+    checked_s: float = 0.0
+    """Of the time of `start`, what went into checks that had to come first: it counts as verifying."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -309,6 +313,10 @@ class CancelledWorkError(Exception):
 
 def manifest_key(dataset: str, point: PointId) -> str:
     return f"{dataset}/points/{point}/manifest.json"
+
+
+def restoring_prefix(dataset: str) -> str:
+    return f"{dataset}/restoring/"
 
 
 def pack_key(dataset: str, point: PointId, stream: str, pack: int) -> str:

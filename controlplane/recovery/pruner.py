@@ -4,23 +4,22 @@ Before that it lengthens the locks of what rules promise to keep.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
 from controlplane.domain.dataset import BucketSpec, DatasetSpec, LockMode, RecoverySpec
-from controlplane.domain.event import EventKind, NewEvent
-from controlplane.domain.reason import Reason
 from controlplane.domain.recovery import Inventory, RiskyAction
-from controlplane.domain.store import Claim, Store, Transaction
+from controlplane.domain.store import Claim, Store
 from controlplane.kernel.effects import Clock
-from controlplane.kernel.errors import ConflictError
-from controlplane.kernel.ids import DatasetName, PointId
+from controlplane.kernel.ids import PointId
+from controlplane.recovery.deletions import Deletions, Stays, points_in_use
+from controlplane.recovery.gate import Permission
 from controlplane.recovery.lineage import Lineage
 from controlplane.recovery.locks import plan_locks
 from controlplane.recovery.phrases import count_of
-from controlplane.recovery.retention import Deletion, RetentionPlan, log_needed_since, plan_retention
-from controlplane.recovery.standing import inventory_in, permission_now
+from controlplane.recovery.retention import RetentionPlan, log_needed_since, plan_retention
+from controlplane.recovery.standing import permission_now
 from controlplane.recovery.streams import streams_log
 from controlplane.recovery.workshop import Workshop
 from controlplane.runtime.reconciler import TickReport
@@ -31,9 +30,6 @@ DELETIONS_MAX: Final = 20
 """Of one tick: a rule shortened by mistake is noticed in the events before everything is gone."""
 LOCKS_MAX: Final = 20
 """Of one tick and bucket: each is some requests for every pack of the point."""
-
-GOING: Final = "retention deletes it now"
-"""The problem of a recovery point while it is deleted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +51,7 @@ class Pruner:
         self._workshop = workshop
         self._clock = clock
         self._declared = declared
+        self._deletions = Deletions(store=store, workshop=workshop, clock=clock)
         self._planned: dict[tuple[str, str], frozenset[PointId]] = {}
         """By the look before this one. Only what was to go then as well goes."""
 
@@ -72,6 +69,7 @@ class Pruner:
             in_use = await points_in_use(tx, resource)
             allowed = await permission_now(tx, declared, RiskyAction.RETENTION, self._clock.now(), only=resource)
         told: list[str] = []
+        held: list[str] = []
         planned = 0
         for inventory in inventories:
             bucket = declared.bucket(inventory.bucket)
@@ -86,13 +84,10 @@ class Pruner:
             if allowed.allowed and not in_use:
                 told += await self._trim_log(place, plan)
             planned += len(plan.deletions)
+            held += [f"{inventory.bucket}: {why}" for why in plan.held if inventory.unread]
         if told:
             return TickReport(sentence="; ".join(told), changed=True)
-        if not allowed.allowed:
-            return TickReport(sentence=f"nothing is deleted while {allowed.reasons[0]}")
-        if planned:
-            return TickReport(sentence=f"{count_of(planned, 'recovery point')} to go, if the next look says so too")
-        return TickReport(sentence="every recovery point is kept by a rule")
+        return TickReport(sentence=_quiet_sentence(allowed, held, planned))
 
     async def _lengthen(self, place: _Place, plan: RetentionPlan) -> list[str]:
         """Before anything is deleted, and whatever the gate says: a longer lock loses nothing."""
@@ -115,61 +110,36 @@ class Pruner:
         told: list[str] = []
         for deletion in [one for one in plan.deletions if one.point.point in before][:DELETIONS_MAX]:
             point = deletion.point
-            if point.point in needed or not await self._mark(place, point.point, claim):
-                needed.update(link.point for link in lineage.ancestors(point))
+            stays: Stays | None = Stays(why="")
+            if point.point not in needed:
+                stays = await self._deletions.delete(
+                    place.dataset, place.bucket, point.point, deletion.sentence, claim=claim
+                )
+            if stays is None:
+                told.append(deletion.sentence)
                 continue
-            try:
-                await self._workshop.remove(place.dataset, place.bucket, point.point)
-            except ConflictError as error:
-                needed.update(link.point for link in lineage.ancestors(point))
-                told.append(f"{point.point} stays: {error}")
-                continue
-            await self._tell(place, deletion, claim)
-            told.append(deletion.sentence)
+            needed.update(link.point for link in lineage.ancestors(point))
+            told += [f"{point.point} stays: {stays.why}"] if stays.why else []
         return told
 
     async def _trim_log(self, place: _Place, plan: RetentionPlan) -> list[str]:
-        """Streams write to a dataset's first bucket."""
+        """By the copies in that bucket: each has the log for its own."""
         since = log_needed_since(plan, place.dataset.retention)
-        if not streams_log(place.dataset) or place.bucket.name != place.dataset.buckets[0] or since is None:
+        if not streams_log(place.dataset) or since is None:
             return []
         gone = await self._workshop.trim_log(place.dataset, place.bucket, since=since)
-        return [f"{count_of(gone, 'object')} of log that no copy needs deleted"] if gone else []
-
-    async def _mark(self, place: _Place, point: PointId, claim: Claim) -> bool:
-        """From this commit on no drill chooses it. False: one that has begun does, or a copy builds on it."""
-        async with self._store.transaction() as tx:
-            await tx.require_claim(claim.resource, claim.token)
-            row = inventory_in(await tx.inventories(), place.dataset, place.bucket.name)
-            if row is None or point in await points_in_use(tx, place.dataset.name):
-                return False
-            points = (replace(one, problems=(GOING,)) if one.point == point else one for one in row.points)
-            await tx.put_inventory(replace(row, points=tuple(points)))
-        return True
-
-    async def _tell(self, place: _Place, deletion: Deletion, claim: Claim) -> None:
-        point = deletion.point.point
-        event = NewEvent(
-            at=self._clock.now(),
-            kind=EventKind.RECOVERY,
-            subject=place.dataset.name,
-            reason=Reason.POINT_DELETED,
-            sentence=f"{place.bucket.name}: {deletion.sentence}",
-        )
-        async with self._store.transaction() as tx:
-            await tx.require_claim(claim.resource, claim.token)
-            row = inventory_in(await tx.inventories(), place.dataset, place.bucket.name)
-            if row is None or all(one.point != point for one in row.points):
-                return  # A look into the bucket came first, and told that it is gone.
-            await tx.append_events([event])
-            await tx.put_inventory(replace(row, points=tuple(one for one in row.points if one.point != point)))
+        return [f"{place.bucket.name}: {count_of(gone, 'object')} of log that no copy needs deleted"] if gone else []
 
 
-async def points_in_use(tx: Transaction, dataset: str) -> frozenset[PointId]:
-    """What a drill restores now, and what a copy under way builds on: the newest one when it began."""
-    drilled = {drill.point for drill in await tx.drills(DatasetName(dataset)) if not drill.ended}
-    copying = {run.parent for run in await tx.backup_runs(DatasetName(dataset)) if not run.ended}
-    return frozenset(point for point in drilled | copying if point is not None)
+def _quiet_sentence(allowed: Permission, held: Sequence[str], planned: int) -> str:
+    """Of a look after which nothing was deleted."""
+    if not allowed.allowed:
+        return f"nothing is deleted while {allowed.reasons[0]}"
+    if held:
+        return f"nothing is deleted: {'; '.join(held)}"
+    if planned:
+        return f"{count_of(planned, 'recovery point')} to go, if the next look says so too"
+    return "every recovery point is kept by a rule"
 
 
 LOOK_EVERY: Final = timedelta(minutes=10)

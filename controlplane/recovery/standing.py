@@ -9,6 +9,7 @@ from controlplane.domain.recovery import Drill, Inventory, RiskyAction
 from controlplane.domain.store import Transaction
 from controlplane.kernel.ids import BucketName
 from controlplane.recovery.gate import DatasetSituation, Permission, Situation, may_proceed
+from controlplane.recovery.proofs import evidence_lost, evidence_unseen, restores_now
 from controlplane.recovery.rates import Rates, learn_rates
 from controlplane.recovery.rpo import RpoVerdict, judge_rpo
 
@@ -21,10 +22,15 @@ def inventory_in(inventories: Sequence[Inventory], dataset: DatasetSpec, bucket:
     return next((one for one in inventories if (one.dataset, one.bucket) == (dataset.name, bucket)), None)
 
 
-def judge_inventory(dataset: DatasetSpec, inventory: Inventory | None, now: datetime) -> RpoVerdict:
-    """By what was seen last; a bucket that could not be read then counts as never read."""
+def judge_inventory(
+    dataset: DatasetSpec, inventory: Inventory | None, now: datetime, *, bucket: BucketName | None = None
+) -> RpoVerdict:
+    """By what was seen last; a bucket that could not be read then counts as never read.
+
+    `bucket`: of what was not seen yet; None: the dataset's first.
+    """
     if inventory is None:
-        return judge_rpo(dataset, (), None, now, None)
+        return judge_rpo(dataset, (), None, now, None, bucket=bucket)
     observed_at = None if inventory.problem else inventory.observed_at
     return judge_rpo(dataset, inventory.points, inventory.coverage, now, observed_at, bucket=inventory.bucket)
 
@@ -59,10 +65,14 @@ def _situation(
 ) -> DatasetSituation:
     """`drills`: of this dataset."""
     first = inventory_in(inventories, dataset, dataset.buckets[0])
+    own = [one for one in inventories if one.dataset == dataset.name]
     return DatasetSituation(
         spec=dataset,
         added_at=first.since if first is not None and first.since is not None else now,
         verdict=judge_inventory(dataset, first, now),
         drills=tuple(drill for drill in declared.drills if drill.dataset == dataset.name),
         history=tuple(drills),
+        restoring=tuple(restores_now(own, now)),
+        evidence_lost=frozenset(one.drill for one in evidence_lost(own)),
+        evidence_unseen=frozenset(one.drill for one in evidence_unseen(own, now)),
     )

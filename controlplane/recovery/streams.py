@@ -1,6 +1,7 @@
 """The loop that keeps continuous logs flowing: one instance streams each, as long as it holds the claim."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
@@ -20,7 +21,23 @@ _LEASE: Final = timedelta(seconds=15)
 
 _EVENTS_READ: Final = 1000
 """Newest first. A state that was told longer ago is told once more."""
-_FLOWS: Final[Mapping[Reason, bool]] = {Reason.LOG_STREAMING: True, Reason.LOG_STALLED: False}
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """What is told when one of the two flows again, or does not any more."""
+
+    flows: Reason
+    stalls: Reason
+
+    def told_by(self, reason: Reason) -> bool | None:
+        return {self.flows: True, self.stalls: False}.get(reason)
+
+
+_FIRST: Final = _Turn(Reason.LOG_STREAMING, Reason.LOG_STALLED)
+"""Into the first bucket."""
+_FURTHER: Final = _Turn(Reason.LOG_REPLICATED, Reason.LOG_NOT_REPLICATED)
+"""From there into the others."""
 
 
 class Streams:
@@ -33,7 +50,7 @@ class Streams:
         self._workshop = workshop
         self._clock = clock
         self._declared = declared
-        self._told: dict[str, tuple[ClaimToken, bool | None]] = {}
+        self._told: dict[tuple[str, _Turn], tuple[ClaimToken, bool | None]] = {}
         """As told last, known under one claim: another instance may have told something since."""
 
     async def resources(self) -> Sequence[str]:
@@ -44,22 +61,29 @@ class Streams:
         if dataset is None or not streams_log(dataset):
             return TickReport(sentence="no longer declared")
         state = await self._workshop.stream(dataset, until=self._clock.now() + _LEASE)
-        turned = state.running is not None and state.running is not await self._told_last(resource, claim)
-        if turned and state.running is not None:
-            reason = Reason.LOG_STREAMING if state.running else Reason.LOG_STALLED
-            await self._tell(resource, claim, reason, state.sentence)
-            self._told[resource] = (claim.token, state.running)
-        return TickReport(sentence=state.sentence, changed=turned)
+        further = f"{resource}: {state.further_sentence}"
+        turned = await self._turned(resource, claim, _FIRST, state.sentence, flows=state.running)
+        turned = await self._turned(resource, claim, _FURTHER, further, flows=state.further) or turned
+        sentence = f"{state.sentence}; {state.further_sentence}" if state.further_sentence else state.sentence
+        return TickReport(sentence=sentence, changed=turned)
 
-    async def _told_last(self, resource: str, claim: Claim) -> bool | None:
+    async def _turned(self, resource: str, claim: Claim, turn: _Turn, sentence: str, *, flows: bool | None) -> bool:
+        """Each turn is told once."""
+        if flows is None or flows is await self._told_last(resource, claim, turn):
+            return False
+        await self._tell(resource, claim, turn.flows if flows else turn.stalls, sentence)
+        self._told[resource, turn] = (claim.token, flows)
+        return True
+
+    async def _told_last(self, resource: str, claim: Claim, turn: _Turn) -> bool | None:
         """Read from the events once under each claim. None: nothing is told of it any more, or never was."""
-        token, told = self._told.get(resource, (None, None))
+        token, told = self._told.get((resource, turn), (None, None))
         if token != claim.token:
             async with self._store.transaction() as tx:
                 events = await tx.events(kind=EventKind.RECOVERY, limit=_EVENTS_READ, newest_first=True)
-            reasons = (one.event.reason for one in events if one.event.subject == resource)
-            told = next((_FLOWS[reason] for reason in reasons if reason in _FLOWS), None)
-            self._told[resource] = (claim.token, told)
+            told_by = (turn.told_by(one.event.reason) for one in events if one.event.subject == resource)
+            told = next((flows for flows in told_by if flows is not None), None)
+            self._told[resource, turn] = (claim.token, told)
         return told
 
     async def _tell(self, dataset: str, claim: Claim, reason: Reason, sentence: str) -> None:

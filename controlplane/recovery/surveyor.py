@@ -13,6 +13,7 @@ from controlplane.domain.store import Claim, Store
 from controlplane.kernel.effects import Clock
 from controlplane.kernel.ids import BucketName, PointId
 from controlplane.recovery.phrases import listed
+from controlplane.recovery.proofs import proofs_in
 from controlplane.recovery.retention import plan_retention
 from controlplane.recovery.rpo import RpoState, RpoTurn, RpoVerdict, turn_of
 from controlplane.recovery.standing import DRILLS_READ, judge_inventory
@@ -67,11 +68,11 @@ class Surveyor:
         async with self._store.transaction() as tx:
             known = _of(dataset, await tx.inventories())
             drills = await tx.drills(dataset.name, limit=DRILLS_READ)
-        seen = [
-            annotated(await self._look(dataset, bucket, known.get(bucket.name)), dataset, drills)
-            for name in dataset.buckets
-            if (bucket := declared.bucket(name)) is not None
-        ]
+        seen: list[Inventory] = []
+        for bucket in (found for name in dataset.buckets if (found := declared.bucket(name)) is not None):
+            proofs = proofs_in(bucket.name, dataset, declared.drills, drills)
+            looked = await self._look(dataset, bucket, known.get(bucket.name), proofs)
+            seen.append(annotated(looked, dataset, drills))
         verdict = judge_inventory(dataset, seen[0], self._clock.now())
         seen[0] = replace(seen[0], rpo_state=verdict.state)
         events = await self._apply(claim, dataset, seen, known, verdict)
@@ -79,8 +80,10 @@ class Surveyor:
             self._hints.hint("backups")
         return TickReport(sentence=verdict.sentence, changed=bool(events), again_after=look_every(dataset))
 
-    async def _look(self, dataset: DatasetSpec, bucket: BucketSpec, before: Inventory | None) -> Inventory:
-        seen = await self._workshop.survey(dataset, bucket, before)
+    async def _look(
+        self, dataset: DatasetSpec, bucket: BucketSpec, before: Inventory | None, proofs: Sequence[Drill]
+    ) -> Inventory:
+        seen = await self._workshop.survey(dataset, bucket, before, proofs=proofs)
         since = before.since if before is not None and before.since is not None else seen.observed_at
         return replace(seen, since=since)
 
@@ -99,7 +102,9 @@ class Surveyor:
             rows = [_without_deleted(one, before.get(one.bucket), known.get(one.bucket)) for one in seen]
             events = [*self._turned(dataset, known.get(seen[0].bucket), verdict)]
             for one in rows:
-                events += [*self._damaged(known.get(one.bucket), one), *self._vanished(known.get(one.bucket), one)]
+                told = known.get(one.bucket)
+                events += [*self._damaged(told, one), *self._vanished(told, one)]
+                events += [*self._proven(told, one), *self._restored(told, one)]
                 await tx.put_inventory(one)
             for bucket in known.keys() - {one.bucket for one in seen}:
                 await tx.delete_inventory(dataset.name, bucket)
@@ -128,6 +133,27 @@ class Surveyor:
         if gone:
             sentence = f"gone from {seen.bucket}, and no rule of retention told so: {listed(gone)} of {seen.dataset}"
             yield self._event(seen.dataset, Reason.POINT_DAMAGED, sentence)
+
+    def _proven(self, before: Inventory | None, seen: Inventory) -> Iterator[NewEvent]:
+        lost = set() if before is None else {one.drill for one in before.evidence if one.problem}
+        for one in seen.evidence:
+            if one.problem and one.drill not in lost:
+                sentence = f"the drill {one.drill} of {seen.dataset} is no longer proven: {one.problem}"
+                yield self._event(seen.dataset, Reason.EVIDENCE_LOST, sentence)
+            elif one.drill in lost and not one.problem:
+                sentence = f"the drill {one.drill} of {seen.dataset} is proven again: {one.key} is there and verifies"
+                yield self._event(seen.dataset, Reason.EVIDENCE_FOUND, sentence)
+
+    def _restored(self, before: Inventory | None, seen: Inventory) -> Iterator[NewEvent]:
+        """A claim that ran out is no longer in the row, as one that was given back."""
+        was = set() if before is None else {one.name for one in before.restoring}
+        now = {one.name for one in seen.restoring}
+        for name in sorted(now - was):
+            sentence = f"{seen.dataset} is being restored from {seen.bucket} ({name})"
+            yield self._event(seen.dataset, Reason.RESTORE_STARTED, sentence)
+        for name in sorted(was - now):
+            sentence = f"{seen.dataset} is no longer being restored from {seen.bucket} ({name})"
+            yield self._event(seen.dataset, Reason.RESTORE_ENDED, sentence)
 
     def _event(self, dataset: str, reason: Reason, sentence: str) -> NewEvent:
         return NewEvent(

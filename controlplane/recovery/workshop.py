@@ -96,6 +96,21 @@ class Unknown:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PointContents:
+    """What lies in a bucket of one recovery point, seen object by object."""
+
+    objects: int
+    """Versions included."""
+    stored_bytes: int
+    locked_until: datetime | None
+    """The last lock that was found."""
+    manifest_problem: str
+    """Why its manifest cannot be read; empty: it can."""
+    sound_version: str | None = None
+    """A version below the unreadable one that can be read; None: there is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Thawing:
     """Objects that are being brought back from an archive class."""
 
@@ -113,13 +128,22 @@ class Streaming:
     running: bool | None
     """None: it has only just begun."""
     sentence: str
+    further: bool | None = None
+    """It follows into each further bucket; None: there is none, or it has only just begun."""
+    further_sentence: str = ""
+    """Of each further bucket."""
 
 
 class Workshop(Protocol):
     """Errors as everywhere: RetryableError to try again, TerminalError for a person."""
 
-    async def survey(self, dataset: DatasetSpec, bucket: BucketSpec, before: Inventory | None) -> Inventory:
-        """What lies in the bucket now. A bucket that cannot be read is a problem in the answer, never an empty one."""
+    async def survey(
+        self, dataset: DatasetSpec, bucket: BucketSpec, before: Inventory | None, *, proofs: Sequence[Drill]
+    ) -> Inventory:
+        """What lies in the bucket now. A bucket that cannot be read is a problem in the answer, never an empty one.
+
+        `proofs`: drills whose evidence there counts, and is looked for.
+        """
         ...
 
     def makes_increments(self, dataset: DatasetSpec) -> bool:
@@ -138,6 +162,10 @@ class Workshop(Protocol):
 
     async def remove(self, dataset: DatasetSpec, bucket: BucketSpec, point: PointId) -> None:
         """A recovery point, its manifest first: half of it never looks whole. ConflictError while it is locked."""
+        ...
+
+    async def contents(self, dataset: DatasetSpec, bucket: BucketSpec, point: PointId) -> PointContents:
+        """What lies there of a recovery point, whether or not it can be read; no objects where there is nothing."""
         ...
 
     async def lengthen(self, dataset: DatasetSpec, bucket: BucketSpec, extension: LockExtension) -> None:

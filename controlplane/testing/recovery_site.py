@@ -48,6 +48,8 @@ class FakeSource:
     restore_breaks: Broken | None = None
     flows: bool = True
     """Its log reaches the bucket."""
+    follows: bool = True
+    """From there it reaches the further ones."""
     stubborn: int = 0
     """So many clean-ups find something that is still there."""
 
@@ -57,11 +59,15 @@ class StoredPoint:
     row: RecoveryPoint
     packs: int = PACKS
     manifest: bool = True
+    unreadable: str = ""
+    """What is wrong with its manifest."""
     thawed_at: datetime | None = None
     """When what was asked back from an archive class can be read."""
 
     @property
     def problems(self) -> tuple[str, ...]:
+        if self.unreadable:
+            return (self.unreadable,)
         gone = PACKS - self.packs
         return (f"{gone} packs are not there, its manifest names them",) if gone else ()
 
@@ -71,6 +77,8 @@ class FakeBucket:
     points: dict[tuple[DatasetName, PointId], StoredPoint] = field(default_factory=dict)
     problem: str = ""
     """It does not answer."""
+    claims: dict[tuple[DatasetName, str], datetime] = field(default_factory=dict)
+    """Of restores by hand, by their names: until when, unless they renew them."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -111,6 +119,8 @@ class LogWork:
     until: datetime
     owner: object
     covered_at: datetime
+    followed_at: datetime
+    """As far as it is covered in the further buckets."""
 
 
 class RecoverySite:
@@ -154,6 +164,10 @@ class RecoverySite:
         rows = [replace(stored.row, problems=stored.problems) for stored in found if stored.manifest]
         return tuple(sorted(rows, key=lambda row: (row.consistent_at, row.point)))
 
+    def unreadable(self, dataset: DatasetName, bucket: str) -> tuple[str, ...]:
+        found = [stored for (name, _), stored in self.buckets[bucket].points.items() if name == dataset]
+        return tuple(stored.unreadable for stored in found if stored.manifest and stored.unreadable)
+
     def scraps(self) -> list[str]:
         """Objects that no manifest names and no living copy writes."""
         self.settle()
@@ -184,6 +198,8 @@ class RecoverySite:
         for name, log in self.logs.items():
             if self.sources[name].flows:
                 log.covered_at = max(log.covered_at, min(now, log.until))
+            if self.sources[name].follows:
+                log.followed_at = log.covered_at
 
     def _go_on_copy(self, copy: CopyWork, now: datetime) -> None:
         order, source = copy.order, self.sources[copy.order.dataset.name]

@@ -19,8 +19,9 @@ from controlplane.domain.recovery import BackupRun, Drill, DrillPhase, Inventory
 from controlplane.domain.store import Store
 from controlplane.kernel.ids import InstanceId
 from controlplane.recovery.backups import Backups
+from controlplane.recovery.deletions import GOING
 from controlplane.recovery.drills import Drills
-from controlplane.recovery.pruner import GOING, Pruner
+from controlplane.recovery.pruner import Pruner
 from controlplane.recovery.rpo import RpoState
 from controlplane.recovery.streams import Streams
 from controlplane.recovery.surveyor import Surveyor
@@ -41,6 +42,7 @@ _EVENTS_MAX: Final = 10_000
 
 _RPO_TURNS: Final = frozenset({Reason.RPO_MET, Reason.RPO_AT_RISK, Reason.RPO_BREACHED, Reason.RPO_UNKNOWN})
 _LOG_TURNS: Final = frozenset({Reason.LOG_STREAMING, Reason.LOG_STALLED})
+_FURTHER_TURNS: Final = frozenset({Reason.LOG_REPLICATED, Reason.LOG_NOT_REPLICATED})
 _BACKUP_ENDS: Final = frozenset({Reason.BACKUP_DONE, Reason.BACKUP_FAILED})
 _DRILL_ENDS: Final = frozenset({Reason.DRILL_PASSED, Reason.DRILL_FAILED})
 
@@ -213,6 +215,7 @@ class RecoveryWorld:
             *_repeated(events, "drill", frozenset({Reason.DRILL_STARTED})),
             *_same_again(events, _RPO_TURNS),
             *_same_again(events, _LOG_TURNS),
+            *_same_again(events, _FURTHER_TURNS),
             *_said_twice(events, Reason.POINT_DELETED),
         ]
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from controlplane.domain.dataset import BucketSpec, DatasetSpec, KeyPurpose, WalMode
-from controlplane.domain.recovery import Drill, Inventory, LogCoverage
+from controlplane.domain.recovery import Drill, EvidenceSeen, Inventory, LogCoverage, RestoreSeen
 from controlplane.kernel.errors import ConflictError, NotFoundError, RetryableError, TerminalError
 from controlplane.kernel.ids import PointId
 from controlplane.kernel.units import MIB
@@ -19,6 +19,7 @@ from controlplane.recovery.workshop import (
     DrillMade,
     DrillOrder,
     Finished,
+    PointContents,
     Streaming,
     Thawing,
     Unknown,
@@ -52,22 +53,59 @@ class FakeWorkshop:
         self._drills: dict[str, DrillWork] = {}
 
     # -- looking
-    async def survey(self, dataset: DatasetSpec, bucket: BucketSpec, before: Inventory | None) -> Inventory:
+    async def survey(
+        self, dataset: DatasetSpec, bucket: BucketSpec, before: Inventory | None, *, proofs: Sequence[Drill]
+    ) -> Inventory:
         self.site.settle()
         now, held = self.site.clock.now(), self.site.buckets[bucket.name]
         rows, coverage = self.site.rows(dataset.name, bucket.name), self._coverage(dataset, bucket)
+        restoring, evidence = self._restoring(dataset, bucket), self._evidence(proofs)
         # The answer travels: what happens meanwhile is not in it.
         await asyncio.sleep(0)
         if held.problem:
             blank = Inventory(dataset=dataset.name, bucket=bucket.name, observed_at=now, points=())
             return replace(before or blank, problem=held.problem, rpo_state="", since=None)
-        return Inventory(dataset=dataset.name, bucket=bucket.name, observed_at=now, points=rows, coverage=coverage)
+        return Inventory(
+            dataset=dataset.name,
+            bucket=bucket.name,
+            observed_at=now,
+            points=rows,
+            coverage=coverage,
+            unreadable=self.site.unreadable(dataset.name, bucket.name),
+            watched_at=now,
+            restoring=restoring,
+            evidence=evidence,
+        )
+
+    def _restoring(self, dataset: DatasetSpec, bucket: BucketSpec) -> tuple[RestoreSeen, ...]:
+        now, claims = self.site.clock.now(), self.site.buckets[bucket.name].claims
+        return tuple(
+            RestoreSeen(name=name, until=until)
+            for (owner, name), until in claims.items()
+            if owner == dataset.name and until > now
+        )
+
+    def _evidence(self, proofs: Sequence[Drill]) -> tuple[EvidenceSeen, ...]:
+        now = self.site.clock.now()
+        return tuple(
+            EvidenceSeen(
+                drill=drill.drill,
+                key=drill.evidence_key,
+                seen_at=now,
+                problem=""
+                if drill.evidence_key in self.site.evidence
+                else f"{drill.evidence_key} is not in the bucket",
+            )
+            for drill in proofs
+            if drill.evidence_key is not None
+        )
 
     def _coverage(self, dataset: DatasetSpec, bucket: BucketSpec) -> LogCoverage | None:
         log = self.site.logs.get(dataset.name)
-        if dataset.wal is WalMode.OFF or log is None or bucket.name != dataset.buckets[0]:
+        if dataset.wal is WalMode.OFF or log is None:
             return None
-        return LogCoverage(position="1:0/0", covered_at=log.covered_at, segments=1, stored_bytes=MIB)
+        covered_at = log.covered_at if bucket.name == dataset.buckets[0] else log.followed_at
+        return LogCoverage(position="1:0/0", covered_at=covered_at, segments=1, stored_bytes=MIB)
 
     # -- copies
     def makes_increments(self, dataset: DatasetSpec) -> bool:
@@ -127,6 +165,18 @@ class FakeWorkshop:
         self._moment()
         del held.points[dataset.name, point]
         self._moment()
+
+    async def contents(self, dataset: DatasetSpec, bucket: BucketSpec, point: PointId) -> PointContents:
+        stored = self._answering(bucket.name).points.get((dataset.name, point))
+        await asyncio.sleep(0)
+        if stored is None:
+            return PointContents(objects=0, stored_bytes=0, locked_until=None, manifest_problem="it has no manifest")
+        return PointContents(
+            objects=stored.packs + stored.manifest,
+            stored_bytes=stored.row.stored_bytes,
+            locked_until=stored.row.locked_until,
+            manifest_problem=stored.unreadable if stored.manifest else "it has no manifest",
+        )
 
     async def lengthen(self, dataset: DatasetSpec, bucket: BucketSpec, extension: LockExtension) -> None:
         held = self._answering(bucket.name)
@@ -240,12 +290,17 @@ class FakeWorkshop:
         now, log = self.site.clock.now(), self.site.logs.get(dataset.name)
         if log is None or log.until < now:
             self._moment()
-            log = self.site.logs[dataset.name] = LogWork(until=until, owner=self, covered_at=now)
+            log = self.site.logs[dataset.name] = LogWork(until=until, owner=self, covered_at=now, followed_at=now)
             self._moment()
             return Streaming(running=None, sentence=f"{dataset.name}: begins")
         log.until = max(log.until, until)
-        flows = self.site.sources[dataset.name].flows
-        return Streaming(running=flows, sentence=f"{dataset.name}: the log is {'streaming' if flows else 'waiting'}")
+        source, further = self.site.sources[dataset.name], dataset.buckets[1:]
+        return Streaming(
+            running=source.flows,
+            sentence=f"{dataset.name}: the log is {'streaming' if source.flows else 'waiting'}",
+            further=source.follows if further else None,
+            further_sentence="; ".join(f"{name} {'follows' if source.follows else 'is away'}" for name in further),
+        )
 
     def _answering(self, bucket: str) -> FakeBucket:
         self.site.settle()

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import psycopg
 
+from controlplane.adapters.backup.postgresql.dump import PostgreSQLDump
+from controlplane.adapters.backup.postgresql.dump_contents import CONTENTS, GLOBALS, read_contents
+from controlplane.adapters.backup.postgresql.login import named_database
 from controlplane.adapters.backup.postgresql.places import places_of
-from controlplane.adapters.backup.postgresql.recovering import PORT
+from controlplane.adapters.backup.postgresql.private import PORT
 from controlplane.adapters.backup.postgresql.restore import read_note
 from controlplane.adapters.backup.postgresql.source import PostgreSQLAdapter
 from controlplane.domain.dataset import CheckSpec
 from controlplane.recovery.ports import DatasetAdapter
-from tests.contract.dataset_lab import SEEDED, Damage, file_damages
+from tests.contract.dataset_lab import SEEDED, Damage, file_damages, flip, halve
 from tests.postgresql import new_database, running_postgresql
 
 
@@ -22,15 +25,12 @@ class PostgreSQLBench:
     """A write inserts into two tables in one transaction."""
 
     url: str
-    adapter: PostgreSQLAdapter = field(init=False)
+    adapter: DatasetAdapter = field(init=False)
     _file: str = field(init=False)
 
     def __post_init__(self) -> None:
-        self.adapter = PostgreSQLAdapter(url=self.url, dataset="data")
+        self.adapter = self.adapter_of(self.url)
         with psycopg.connect(self.url, autocommit=True) as connection:
-            # Counts are exact only while nobody else writes.
-            connection.execute("ALTER SYSTEM SET autovacuum = off")
-            connection.execute("SELECT pg_reload_conf()")
             connection.execute("CREATE TABLE a (id bigint PRIMARY KEY, note text, body text)")
             connection.execute("CREATE TABLE b (id bigint PRIMARY KEY REFERENCES a (id))")
             connection.execute(
@@ -42,9 +42,12 @@ class PostgreSQLBench:
         assert row is not None
         self._file = row[0]
 
+    def adapter_of(self, url: str) -> DatasetAdapter:
+        return PostgreSQLAdapter(url=url, dataset="data")
+
     @property
     def absent(self) -> DatasetAdapter:
-        return PostgreSQLAdapter(url="postgresql://nobody@/nowhere?host=/nowhere", dataset="data")
+        return self.adapter_of("postgresql://nobody@/nowhere?host=/nowhere")
 
     @property
     def source_folder(self) -> Path | None:
@@ -88,6 +91,29 @@ class PostgreSQLBench:
         )
 
 
+@dataclass(slots=True)
+class DumpBench(PostgreSQLBench):
+    """The same, written out by pg_dump."""
+
+    def adapter_of(self, url: str) -> DatasetAdapter:
+        return PostgreSQLDump(url=url, only=named_database(url))
+
+    def restored_content(self, into: Path) -> object:
+        contents = read_contents(into)
+        places = places_of(into)
+        return _tables(f"postgresql://{contents.superuser}@/{contents.database}?host={places.sockets}&port={PORT}")
+
+    def damages(self) -> tuple[tuple[str, Damage], ...]:
+        return (
+            *file_damages("database-000.dump"),
+            ("a byte of the roles flipped", lambda into: flip(into / GLOBALS, share=0.5)),
+            ("the roles halved", lambda into: halve(into / GLOBALS)),
+            ("the roles gone", lambda into: (into / GLOBALS).unlink()),
+            ("no list", lambda into: (into / CONTENTS).unlink()),
+            ("half a list", lambda into: halve(into / CONTENTS)),
+        )
+
+
 def _tables(url: str) -> dict[str, list[tuple[object, ...]]]:
     with psycopg.connect(url) as connection:
         return {
@@ -99,6 +125,10 @@ def _tables(url: str) -> dict[str, list[tuple[object, ...]]]:
 def open_postgresql(folder: Path) -> Iterator[PostgreSQLBench]:
     """A fresh live server; skips where there is none on this machine. Copies restored in the folder go at the end."""
     with running_postgresql() as server:
+        with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+            # Counts of a physical copy are exact only while nobody else writes.
+            connection.execute("ALTER SYSTEM SET autovacuum = off")
+            connection.execute("SELECT pg_reload_conf()")
         bench = PostgreSQLBench(new_database(server))
         try:
             yield bench

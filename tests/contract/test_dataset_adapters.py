@@ -19,13 +19,18 @@ from controlplane.recovery.manifest import Manifest
 from controlplane.recovery.ports import CancelledWorkError, RestoreRequest, SnapshotFacts, VerifyRequest
 from controlplane.testing.backups import MemorySink, MemorySource, RecordingWatch
 from tests.contract.dataset_lab import SEEDED, Bench, open_bench, utc_now
-from tests.contract.postgresql_bench import open_postgresql
+from tests.contract.postgresql_bench import DumpBench, open_postgresql
+from tests.postgresql import new_database
 
-KINDS = ("sqlite", "files", "redis", "postgresql")
+KINDS = ("sqlite", "files", "redis", "postgresql", "postgresql-dump")
 
 
 @pytest.fixture(params=KINDS)
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    if request.param == "postgresql-dump":
+        # Of one database: nothing else in the server matters.
+        yield DumpBench(new_database(request.getfixturevalue("postgresql_server")))
+        return
     opened = open_postgresql if request.param == "postgresql" else partial(open_bench, request.param)
     with opened(tmp_path) as bench:
         yield bench
@@ -73,7 +78,7 @@ def failures(outcomes: tuple[CheckOutcome, ...]) -> list[CheckOutcome]:
 
 def test_probe_names_the_engine_and_a_size(bench: Bench) -> None:
     source = bench.adapter.probe()
-    assert source.engine.startswith(str(bench.adapter.kind))
+    assert source.engine.startswith(str(bench.adapter.kind).removesuffix("-dump"))
     assert source.size_bytes > SEEDED
 
 

@@ -246,12 +246,13 @@ def test_every_example_checks_clean(path: Path) -> None:
 
 def snippets() -> list[dict[str, Any]]:
     reader = YAML(typ="safe", pure=True)
-    blocks = [body for language, body in FENCE.findall(text("docs/site-file.md")) if language == "yaml"]
+    pages = text("docs/site-file.md") + text("docs/datasets.md")
+    blocks = [body for language, body in FENCE.findall(pages) if language == "yaml"]
     return [document for body in blocks if (document := reader.load(body)) is not None]
 
 
 @pytest.mark.parametrize("index", range(len(snippets())))
-def test_the_snippets_of_the_site_files_page_are_valid(index: int) -> None:
+def test_the_snippets_of_the_pages_about_the_site_file_are_valid(index: int) -> None:
     """Pieces are put into the page's first, whole file."""
     whole, piece = snippets()[0], snippets()[index]
     catalog, document = load_catalog(), StringIO()

@@ -25,6 +25,8 @@ from controlplane.adapters.backup.postgresql.embedded import EmbeddedPostgreSQL
 from controlplane.adapters.backup.postgresql.source import PostgreSQLAdapter
 from controlplane.adapters.backup.vault import Vault, VaultPlace
 from controlplane.adapters.instance import site_mark
+from controlplane.adapters.sitefile.parse import parse_site
+from controlplane.recovery.ports import restoring_prefix
 from tests.integration.postgresql_lab import enterable_folder
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -172,6 +174,7 @@ def test_a_moment_is_restored_into_a_folder(demo: Product) -> None:
     assert {check["verdict"] for check in told["checks"]} == {"passed"}
     found = next(check["sentence"] for check in told["checks"] if check["name"] == "has-orders")
     assert f"found {rows}" in found, "as many rows as there were then"
+    assert claims(demo)[:1] + claims(demo)[-1:] == [False, True], "it announced itself, and gave that back"
     again = demo.command("restore", "orders", *words, "--yes")
     assert again.returncode != 0, "a folder that holds something is no target"
     with psycopg.connect(live_url(demo)) as connection:
@@ -188,6 +191,13 @@ def test_a_moment_is_restored_into_a_folder(demo: Product) -> None:
 
 def live_url(product: Product) -> str:
     return EmbeddedPostgreSQL(product.state_dir, site_mark(product.state_dir)).url
+
+
+def claims(product: Product) -> list[bool]:
+    """Of restores of the orders, every version, the oldest first: whether it is the mark of a deletion."""
+    bucket = parse_site(SITE + RECOVERY, file="site.yaml").recovery.buckets[0]
+    found = Vault(vault_place(product)).store(bucket).versions(restoring_prefix("orders"))
+    return [info.deleted for info in sorted(found, key=lambda info: (info.modified_at, info.deleted))]
 
 
 def covered_at(product: Product) -> datetime:

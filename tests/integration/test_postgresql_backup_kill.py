@@ -4,6 +4,7 @@ At the very moment of the kill the bucket is frozen too, as if the streaming sid
 what the bucket had then, and nothing that was still on its way.
 """
 
+import json
 import os
 import random
 import time
@@ -38,6 +39,10 @@ from tests.integration.postgresql_lab import (
 
 TRIALS = int(os.environ.get("QUARTERDECK_KILL_TRIALS", "20"))
 """Shared between the two modes; each takes some two seconds."""
+STREAMING_TRIALS = max(1, TRIALS // 3)
+SYNCHRONOUS_TRIALS = TRIALS - STREAMING_TRIALS
+RESULTS = os.environ.get("QUARTERDECK_KILL_RESULTS")
+"""A file that gets a line of JSON for each trial, whatever is then said of it."""
 
 
 @dataclass(slots=True)
@@ -67,12 +72,15 @@ def template(folder: Path) -> Template:
         return Template(home=primary.embedded.home, base=base)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
+    mode: WalMode
     acknowledged: dict[int, datetime]
     killed_at: datetime
     covered_at: datetime
     back: set[int]
+    restore_s: float
+    """Until the restored server answered."""
 
     @property
     def lost(self) -> dict[int, datetime]:
@@ -88,13 +96,14 @@ class Trial:
         return (self.killed_at - self.covered_at).total_seconds()
 
 
-def trial(folder: Path, template: Template, number: int, *, synchronous: bool) -> Trial:
+def trial(folder: Path, template: Template, number: int, mode: WalMode) -> Trial:
     live = folder / f"live-{number}"
     live.mkdir(mode=0o755)
     clone(template.home, live / template.home.name)
     bucket = new_bucket()
     store = Freezing(bucket)
     rng = random.Random(number)
+    synchronous = mode is WalMode.SYNCHRONOUS
     with primary_in(live, autovacuum="off", shared_buffers="8MB", max_wal_size="64MB") as primary:
         adapter = PostgreSQLAdapter(url=primary.url, dataset=DATASET, verify=VerifyOptions(files=False, amcheck=False))
         with streaming(primary.url, store, synchronous=synchronous) as stream:  # type: ignore[arg-type] # passes the rest on
@@ -111,8 +120,33 @@ def trial(folder: Path, template: Template, number: int, *, synchronous: bool) -
     covered = wal_coverage(bucket, DATASET, KEYRING, since=template.base.manifest.fact("log_since"))
     assert covered is not None
     assert covered.gaps == ()
+    begin_s = time.monotonic()
     with restored(adapter, folder / f"into-{number}", template.base, store=bucket) as back:
-        return Trial(acknowledged, killed_at, covered.covered_at, ids_in(back))
+        found = Trial(
+            mode=mode,
+            acknowledged=acknowledged,
+            killed_at=killed_at,
+            covered_at=covered.covered_at,
+            restore_s=time.monotonic() - begin_s,
+            back=ids_in(back),
+        )
+    record(found)
+    return found
+
+
+def record(found: Trial) -> None:
+    if RESULTS is None:
+        return
+    line = {
+        "mode": found.mode,
+        "acknowledged": len(found.acknowledged),
+        "lost": len(found.lost),
+        "loss_s": found.loss_s,
+        "gauge_s": found.gauge_s,
+        "restore_s": found.restore_s,
+    }
+    with Path(RESULTS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 def judged(found: Trial) -> None:
@@ -125,8 +159,8 @@ def judged(found: Trial) -> None:
 @pytest.mark.timeout(60 + 10 * TRIALS)
 def test_synchronous_mode_loses_nothing_acknowledged(folder: Path, template: Template) -> None:
     """Starts, kills and restores a server per trial."""
-    for number in range(TRIALS - TRIALS // 3):
-        found = trial(folder, template, number, synchronous=True)
+    for number in range(SYNCHRONOUS_TRIALS):
+        found = trial(folder, template, number, WalMode.SYNCHRONOUS)
         assert len(found.acknowledged) > 30
         assert found.lost == {}
         judged(found)
@@ -136,8 +170,8 @@ def test_synchronous_mode_loses_nothing_acknowledged(folder: Path, template: Tem
 @pytest.mark.timeout(60 + 10 * TRIALS)
 def test_streaming_mode_loses_less_than_a_second(folder: Path, template: Template) -> None:
     """Starts, kills and restores a server per trial."""
-    for number in range(100, 100 + TRIALS // 3 + 1):
-        found = trial(folder, template, number, synchronous=False)
+    for number in range(SYNCHRONOUS_TRIALS, TRIALS):
+        found = trial(folder, template, number, WalMode.STREAMING)
         assert len(found.acknowledged) > 30
         assert found.loss_s < timedelta(seconds=1).total_seconds()
         judged(found)

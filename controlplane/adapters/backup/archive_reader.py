@@ -19,6 +19,8 @@ from controlplane.recovery.ports import Keyring, ObjectStore, Watch
 
 FETCHERS: Final = 2
 """Packs on their way at a time; one more waits to be opened."""
+HASHED_BEHIND: Final = 4
+"""Chunks that were given out and are not hashed yet: the reader writes them to disk meanwhile."""
 CHUNKS_AHEAD: Final = 2
 """For each worker: one being opened and one that waits to be taken."""
 
@@ -105,9 +107,12 @@ class ArchiveReader:
         """NotFoundError when the copy has no such stream; ConflictError when an object is archived and not thawed."""
         record = self._record(stream)
         digest, plain_bytes = sha256(), 0
-        with closing(self._chunks(record)) as chunks:
+        hashing: deque[Future[None]] = deque()
+        with closing(self._chunks(record)) as chunks, ThreadPoolExecutor(1, "hash") as hasher:
             for chunk in chunks:
-                digest.update(chunk)
+                if len(hashing) >= HASHED_BEHIND:
+                    hashing.popleft().result()
+                hashing.append(hasher.submit(digest.update, chunk))
                 plain_bytes += len(chunk)
                 self._watch.advance(len(chunk))
                 yield chunk

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,8 +77,8 @@ class Piped:
     err: str = field(default="", init=False)
     """What it said, once its output has ended."""
 
-    def pieces(self) -> Iterator[bytes]:
-        """Its standard output. RetryableError when it fails, or is silent for too long."""
+    def pieces(self) -> Generator[bytes]:
+        """Its standard output; closing ends the program. RetryableError when it fails, or is silent for too long."""
         with tempfile.TemporaryFile() as err, _child(self.argv, subprocess.PIPE, err, self.env) as process:
             assert process.stdout is not None, "the output is a pipe"
             yield from _pieces(process.stdout, self.watch, self.silence_s, _name(self.argv))

@@ -12,6 +12,7 @@ from controlplane.adapters.backup.lengthening import lengthen_locks
 from controlplane.adapters.backup.manifests import decode_manifest, point_prefix
 from controlplane.adapters.backup.places import buckets_of, lock_in
 from controlplane.adapters.backup.postgresql.wal_trim import trim_log
+from controlplane.adapters.backup.removal import point_contents, remove_point
 from controlplane.adapters.backup.replication import replicate_archive
 from controlplane.adapters.backup.vault import Vault
 from controlplane.domain.dataset import (
@@ -32,6 +33,7 @@ from controlplane.recovery.ports import (
 from controlplane.recovery.workshop import (
     CopyMade,
     CopyOrder,
+    PointContents,
 )
 
 
@@ -114,10 +116,10 @@ class CopyWork:
         return gone
 
     def remove(self, dataset: DatasetSpec, bucket: BucketSpec, point: PointId) -> None:
-        store, manifest = self._vault.store(bucket), manifest_key(dataset.name, point)
-        found = list(store.versions(point_prefix(dataset.name, point)))
-        for info in sorted(found, key=lambda one: one.key != manifest):
-            store.delete(info.key, version=info.version)
+        remove_point(self._vault.store(bucket), dataset.name, point)
+
+    def contents(self, dataset: DatasetSpec, bucket: BucketSpec, point: PointId) -> PointContents:
+        return point_contents(self._vault.store(bucket), dataset.name, point)
 
     def lengthen(self, dataset: DatasetSpec, bucket: BucketSpec, extension: LockExtension) -> None:
         lock = Lock(mode=bucket.lock, until=extension.until)

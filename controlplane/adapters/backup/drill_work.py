@@ -13,6 +13,7 @@ import controlplane
 from controlplane.adapters.backup.archive_reader import ArchiveReader, open_archive
 from controlplane.adapters.backup.jobs import JobWatch
 from controlplane.adapters.backup.manifests import decode_manifest, point_prefix
+from controlplane.adapters.backup.scratch_engines import end_scratch, scratch_left
 from controlplane.adapters.backup.vault import Vault
 from controlplane.adapters.evidence import record_evidence
 from controlplane.domain.dataset import (
@@ -108,6 +109,7 @@ class DrillWork:
                 watch,
             )
             verified_s = time.monotonic()
+            loaded_s, checked_s = instance.started.loaded_s, instance.started.checked_s
         log_bytes = restored.log.stored_bytes if restored.log is not None else 0
         return DrillMade(
             key_id=chain[-1].opened_by.key_id,
@@ -115,9 +117,9 @@ class DrillWork:
             fetched_bytes=sum(one.manifest.stored_bytes for one in chain) + log_bytes,
             plain_bytes=sum(one.manifest.plain_bytes for one in chain),
             times=DrillTimes(
-                fetch_and_restore_s=restored_s - begin_s,
-                start_and_replay_s=started_s - restored_s,
-                verify_s=verified_s - started_s,
+                fetch_and_restore_s=restored_s - begin_s + loaded_s,
+                start_and_replay_s=started_s - restored_s - loaded_s - checked_s,
+                verify_s=verified_s - started_s + checked_s,
             ),
             newest_at=newest_at,
             checks=tuple(checks),
@@ -133,19 +135,20 @@ class DrillWork:
         return tuple(sorted(found))
 
     def clean(self, drill: Drill, dataset: DatasetSpec | None) -> tuple[str, ...]:
-        """Also when no folder is written in the row: a crash may have come between the two."""
+        """Also when no folder is written in the row: a crash may have come between the two.
+
+        By what is in the folder: the dataset may be declared no longer, or as another kind than was restored.
+        """
         folder = self._vault.scratch_root() / drill.drill
         into = folder / RESTORED
-        if dataset is not None:
-            adapter = self._vault.adapter(dataset)
-            adapter.end_leftovers(into)
-            left = adapter.leftovers(into)
-            if left:
-                raise RetryableError(f"of drill {drill.drill} there is still: {'; '.join(left)}")
+        end_scratch(into)
+        left = scratch_left(into)
+        if left:
+            raise RetryableError(f"of drill {drill.drill} there is still: {'; '.join(left)}")
         if folder.exists():
             shutil.rmtree(folder)
-        programs = "" if dataset is None else f"no process of {dataset.kind} runs in {into.parent.name}; "
-        return (f"{programs}the folder {folder.name} is gone",)
+        engine = "an engine" if dataset is None else dataset.kind
+        return (f"no process of {engine} runs in {folder.name}; the folder {folder.name} is gone",)
 
     def record(self, drill: Drill) -> str:
         declared = self._declared()

@@ -25,16 +25,17 @@ _END_S: Final = 10.0
 _WORDS_CHARACTERS: Final = 500
 
 
-def read_gpg(source: Path | BinaryIO, passphrase: Callable[[], bytes]) -> Generator[bytes]:
+def read_gpg(
+    source: Path | BinaryIO, passphrase: Callable[[], bytes], *, name: str = "the gpg archive"
+) -> Generator[bytes]:
     """The plaintext, block by block. Only after the last one is it proven: gpg checks its digest (MDC) at the end.
 
-    NotFoundError: no such file. DeniedError: the passphrase is wrong. TerminalError: gpg is not installed, or the
-    archive is damaged, cut off, without an MDC, or no gpg archive. RetryableError: gpg fell silent.
+    `name`: of a stream, in errors. NotFoundError: no such file. DeniedError: the passphrase is wrong. TerminalError:
+    gpg is not installed, or the archive is damaged, cut off, without an MDC, for a key pair, or no gpg archive.
+    RetryableError: gpg fell silent.
     """
-    program = shutil.which("gpg")
-    name = str(source) if isinstance(source, Path) else "the gpg archive"
-    if program is None:
-        raise TerminalError(f"{name}: needs the program gpg, which is not installed: `apt-get install gnupg`")
+    name = str(source) if isinstance(source, Path) else name
+    program = gpg_program(name)
     with TemporaryDirectory(prefix="quarterdeck-gpg-") as home, TemporaryFile() as words:
         process, feeder = _start(program, home, words, source, passphrase())
         try:
@@ -46,6 +47,14 @@ def read_gpg(source: Path | BinaryIO, passphrase: Callable[[], bytes]) -> Genera
             raise feeder.trouble
         if ended != 0:
             _refuse(name, words)
+
+
+def gpg_program(name: str) -> str:
+    """Its path. TerminalError, naming what needs it, when it is not installed."""
+    program = shutil.which("gpg")
+    if program is None:
+        raise TerminalError(f"{name}: needs the program gpg, which is not installed: `apt-get install gnupg`")
+    return program
 
 
 def _start(
@@ -122,6 +131,11 @@ def _refuse(name: str, words: IO[bytes]) -> Never:
     said = words.read().decode(errors="replace")
     if "BAD_PASSPHRASE" in said or "Bad session key" in said:
         raise DeniedError(f"{name}: the passphrase is wrong, or the head of the archive is damaged")
+    if "GNUPG:] NO_SECKEY" in said:
+        raise TerminalError(
+            f"{name}: is encrypted for a key pair, expected one with a passphrase (`gpg --symmetric`); `gpg --decrypt` "
+            "reads it where its private key is"
+        )
     if "GNUPG:] BEGIN_DECRYPTION" not in said:
         raise TerminalError(f"{name}: is no gpg archive")
     if "not integrity protected" in said:

@@ -107,7 +107,10 @@ def read_break_glass_private(path: Path, passphrase: Passphrase | None = None) -
     raw = file.payload
     if "Scrypt" in file.headers:
         if passphrase is None:
-            raise DeniedError(f"{path}: is protected by a passphrase, and none was given")
+            raise DeniedError(
+                f"{path}: is protected by a passphrase, and none was given; write it into a file (`chmod 600`) and "
+                "name that in QUARTERDECK_BREAK_GLASS_PASSPHRASE_FILE"
+            )
         key = _stretched(passphrase(), file.headers["Scrypt"], path)
         try:
             raw = unseal(key, file.headers.get("Key-Id", ""), raw)
@@ -147,10 +150,28 @@ def format_key(file: KeyFile) -> str:
 def read_private(path: Path) -> str:
     """TerminalError when others may read or write the file."""
     text = _read(path)
+    _check_closed(path)
+    return text
+
+
+def read_passphrase(path: Path) -> bytes:
+    """What the file holds, without the end of its line. TerminalError when others may read or write it, or for none."""
+    try:
+        words = path.read_bytes().rstrip(b"\r\n")
+    except FileNotFoundError:
+        raise NotFoundError(f"{path}: there is no such passphrase file") from None
+    except OSError as error:
+        raise TerminalError(f"{path}: cannot be read as a passphrase file: {error.strerror}") from error
+    _check_closed(path)
+    if not words:
+        raise TerminalError(f"{path}: is empty, expected a passphrase on its one line")
+    return words
+
+
+def _check_closed(path: Path) -> None:
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & _OTHERS:
         raise TerminalError(f"{path}: found mode {mode:o}, expected {_PRIVATE_MODE:o}: run `chmod 600 {path}`")
-    return text
 
 
 def create_private(path: Path, text: str) -> None:

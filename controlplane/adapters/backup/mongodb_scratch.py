@@ -141,7 +141,7 @@ def running(folder: Path, watch: Watch, search: str | None) -> Iterator[MongodbS
             archive=archive,
             url=url,
             said=done.err,
-            started=Started(newest_at=None, replay_s=time.monotonic() - began),
+            started=Started(newest_at=None, loaded_s=time.monotonic() - began),
             search=search,
         )
     finally:

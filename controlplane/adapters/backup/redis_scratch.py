@@ -109,7 +109,7 @@ def running(folder: Path, watch: Watch) -> Iterator[RedisScratch]:
         _await_loaded(process, folder, watch, began + _START_S + path.stat().st_size / _LOAD_BYTES_PER_S)
         with path.open("rb") as file:
             newest_at = parse_head(file.read(HEAD_BYTES)).created_at
-        yield RedisScratch(folder=folder, started=Started(newest_at=newest_at, replay_s=time.monotonic() - began))
+        yield RedisScratch(folder=folder, started=Started(newest_at=newest_at, loaded_s=time.monotonic() - began))
     finally:
         end(process)
 

@@ -125,9 +125,13 @@ def leftovers(into: Path, programs: frozenset[str]) -> tuple[str, ...]:
 
 def end_leftovers(into: Path, programs: frozenset[str]) -> None:
     """End those processes, by their identifiers, then remove the folder. Nothing there is fine."""
-    end_processes(_processes_in(into, programs))
+    end_running(into, programs)
     if into.exists():
         shutil.rmtree(into)
+
+
+def end_running(into: Path, programs: frozenset[str]) -> None:
+    end_processes(_processes_in(into, programs))
 
 
 def end_processes(processes: Iterable[psutil.Process]) -> None:

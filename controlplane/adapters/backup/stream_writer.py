@@ -1,8 +1,8 @@
 """One stream of a copy on its way: cut into chunks, sealed by worker threads, packed in order, sent by other threads.
 
 Who writes waits when sealing or sending lags behind. Work goes round in few hands: the writing thread copies a chunk
-once, hashes the plaintext and puts sealed chunks in order; a worker compresses and seals one chunk in one go; a sender
-hashes and uploads a whole pack. zstd, AES and SHA-256 work on memory in place, and the buffers go round as well.
+once and puts sealed chunks in order; one thread hashes the plaintext; a worker compresses and seals one chunk in one
+go; a sender hashes and uploads a whole pack. zstd, AES and SHA-256 work on memory in place, and the buffers go round.
 """
 
 import threading
@@ -10,7 +10,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import zstandard
 
@@ -21,6 +21,9 @@ from controlplane.kernel.errors import TerminalError
 from controlplane.kernel.ids import PointId
 from controlplane.recovery.manifest import PackRecord, StreamRecord
 from controlplane.recovery.ports import CancelledWorkError, Lock, ObjectStore, Watch, pack_key
+
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
 
 SENDERS: Final = 3
 """Packs on their way at a time: one connection to S3 carries about 100 MB/s (AWS, performance guidelines)."""
@@ -50,6 +53,8 @@ class Pipeline:
         self.place, self.watch = place, watch
         self.chunks_ahead: Final = CHUNKS_AHEAD * workers
         self._sealing = ThreadPoolExecutor(workers, "seal")
+        self._hashing = ThreadPoolExecutor(1, "hash")
+        """One thread: the chunks of a stream are hashed in their order."""
         self._sending = ThreadPoolExecutor(SENDERS, "send")
         self._room = threading.BoundedSemaphore(SENDERS)
         self._spare: deque[bytearray] = deque(maxlen=SENDERS)
@@ -72,6 +77,9 @@ class Pipeline:
     def seal(self, sealer: Sealer, context: str, plain: memoryview) -> Future[bytearray]:
         return self._sealing.submit(self._seal, sealer, context, plain)
 
+    def hash(self, digest: "Hash", plain: memoryview) -> Future[None]:
+        return self._hashing.submit(digest.update, plain)
+
     def send(self, key: str, buffer: bytearray, size: int, chunks: int) -> Future[PackRecord]:
         """Takes the buffer. Waits while as many packs are on their way as may be."""
         self._room.acquire()
@@ -84,7 +92,7 @@ class Pipeline:
         self.close()
 
     def close(self) -> None:
-        for pool in (self._sealing, self._sending):
+        for pool in (self._sealing, self._hashing, self._sending):
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _seal(self, sealer: Sealer, context: str, plain: memoryview) -> bytearray:
@@ -122,7 +130,7 @@ class SealedStream:
         self._partial_bytes = 0
         self._held: memoryview | None = None
         """The newest whole chunk: whether it is the last one shows only later."""
-        self._sealing: deque[tuple[Future[bytearray], memoryview]] = deque()
+        self._sealing: deque[tuple[Future[bytearray], Future[None], memoryview]] = deque()
         self._index = 0
         self._pack: bytearray | None = None
         self._pack_bytes = 0
@@ -136,10 +144,7 @@ class SealedStream:
         self._plain_bytes += len(view)
         fixed = isinstance(data, bytes)
         while view:
-            taken = self._take(view, fixed=fixed)
-            # Piece by piece, so that the workers have something to do meanwhile.
-            self._sha256.update(view[:taken])
-            view = view[taken:]
+            view = view[self._take(view, fixed=fixed) :]
 
     def finish(self) -> None:
         """Return when everything is sealed and on its way."""
@@ -193,13 +198,15 @@ class SealedStream:
         if len(self._sealing) >= self._pipeline.chunks_ahead:
             self._collect()
         context = chunk_place(self._place.dataset, self._place.point, self.name, self._index, last=last)
-        self._sealing.append((self._pipeline.seal(self._sealer, context, chunk), chunk))
+        sealing = self._pipeline.seal(self._sealer, context, chunk)
+        self._sealing.append((sealing, self._pipeline.hash(self._sha256, chunk), chunk))
         self._index += 1
 
     def _collect(self) -> None:
         """The oldest chunk being sealed goes into the pack."""
-        sealing, plain = self._sealing.popleft()
+        sealing, hashing, plain = self._sealing.popleft()
         sealed = sealing.result()
+        hashing.result()
         if not plain.readonly and len(plain) == self._place.chunk_bytes:
             self._free.append(plain)
         if self._pack is None:

@@ -23,7 +23,9 @@ from controlplane.adapters.backup.mongodb import MongodbDataset
 from controlplane.adapters.backup.pgbackrest import PgbackrestDataset
 from controlplane.adapters.backup.pgbackrest_coverage import PgbackrestCoverage
 from controlplane.adapters.backup.pgbackrest_repository import Repository
+from controlplane.adapters.backup.postgresql.dump import PostgreSQLDump
 from controlplane.adapters.backup.postgresql.embedded import EmbeddedPostgreSQL
+from controlplane.adapters.backup.postgresql.login import named_database
 from controlplane.adapters.backup.postgresql.programs import account, first_closed
 from controlplane.adapters.backup.postgresql.source import PostgreSQLAdapter
 from controlplane.adapters.backup.postgresql.wal_reader import WalReader
@@ -170,6 +172,9 @@ class Vault:
                 return MongodbDataset(url=self._url(dataset), now=now)
             case DatasetKind.POSTGRESQL:
                 return self.postgresql_adapter(dataset, open_point)
+            case DatasetKind.POSTGRESQL_DUMP:
+                url = self.postgresql_url(dataset)
+                return PostgreSQLDump(url=url, only=None if dataset.embedded else named_database(url))
             case DatasetKind.PGBACKREST:
                 return PgbackrestDataset(repository=self._repository(dataset))
             case _ as unknown:

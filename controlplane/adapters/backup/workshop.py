@@ -8,9 +8,11 @@ from typing import Final
 
 from controlplane.adapters.backup.copy_work import CopyWork
 from controlplane.adapters.backup.drill_work import DrillWork
+from controlplane.adapters.backup.evidence_watch import look_for_evidence
 from controlplane.adapters.backup.inventory import NOTHING_KNOWN, ManifestSeen
 from controlplane.adapters.backup.jobs import Jobs
 from controlplane.adapters.backup.log_streams import LogStreams
+from controlplane.adapters.backup.restore_claims import running_restores
 from controlplane.adapters.backup.survey import survey_bucket
 from controlplane.adapters.backup.vault import Vault
 from controlplane.domain.dataset import (
@@ -26,6 +28,7 @@ from controlplane.kernel.errors import QuarterdeckError, RetryableError
 from controlplane.kernel.ids import PointId
 from controlplane.recovery.locks import LockExtension
 from controlplane.recovery.ports import manifest_key
+from controlplane.recovery.proofs import watch_due
 from controlplane.recovery.workshop import (
     LEASE,
     Broken,
@@ -34,6 +37,7 @@ from controlplane.recovery.workshop import (
     DrillMade,
     DrillOrder,
     Finished,
+    PointContents,
     Streaming,
     Thawing,
     Unknown,
@@ -65,10 +69,14 @@ class ThreadWorkshop:
         self._seen = _Seen()
 
     # -- looking
-    async def survey(self, dataset: DatasetSpec, bucket: BucketSpec, before: Inventory | None) -> Inventory:
-        return await asyncio.to_thread(self._survey, dataset, bucket, before)
+    async def survey(
+        self, dataset: DatasetSpec, bucket: BucketSpec, before: Inventory | None, *, proofs: Sequence[Drill]
+    ) -> Inventory:
+        return await asyncio.to_thread(self._survey, dataset, bucket, before, proofs)
 
-    def _survey(self, dataset: DatasetSpec, bucket: BucketSpec, before: Inventory | None) -> Inventory:
+    def _survey(
+        self, dataset: DatasetSpec, bucket: BucketSpec, before: Inventory | None, proofs: Sequence[Drill]
+    ) -> Inventory:
         now = self._clock.now()
         try:
             self._vault.keep_running(bucket)
@@ -85,17 +93,29 @@ class ThreadWorkshop:
             seen = found.inventory
             if dataset.kind is DatasetKind.PGBACKREST:
                 seen = replace(seen, coverage=self._vault.pgbackrest_coverage(dataset))
+            seen = self._watched(seen, bucket, before, proofs)
         except QuarterdeckError as error:
-            return Inventory(
-                dataset=dataset.name,
-                bucket=bucket.name,
-                observed_at=before.observed_at if before is not None else now,
-                points=before.points if before is not None else (),
-                coverage=before.coverage if before is not None else None,
-                problem=str(error),
-            )
+            unread = Inventory(dataset=dataset.name, bucket=bucket.name, observed_at=now, points=())
+            return replace(before or unread, problem=str(error), unreadable=(), since=None, rpo_state="")
         self._seen.known[place] = found.known
         return seen
+
+    def _watched(
+        self, seen: Inventory, bucket: BucketSpec, before: Inventory | None, proofs: Sequence[Drill]
+    ) -> Inventory:
+        """With restores that run, and the evidence that counts; as they were, where nothing is due yet."""
+        now, store = seen.observed_at, self._vault.store(bucket)
+        known = () if before is None else before.evidence
+        if before is not None and not watch_due(before, now):
+            counting = {drill.drill for drill in proofs}
+            evidence = tuple(one for one in known if one.drill in counting)
+            return replace(seen, watched_at=before.watched_at, restoring=before.restoring, evidence=evidence)
+        return replace(
+            seen,
+            watched_at=now,
+            restoring=running_restores(store, seen.dataset, now),
+            evidence=look_for_evidence(store, lambda: self._vault.signer().public_key, proofs, known, now),
+        )
 
     # -- copies
     def makes_increments(self, dataset: DatasetSpec) -> bool:
@@ -112,6 +132,9 @@ class ThreadWorkshop:
 
     async def remove(self, dataset: DatasetSpec, bucket: BucketSpec, point: PointId) -> None:
         await asyncio.to_thread(self._copy_work.remove, dataset, bucket, point)
+
+    async def contents(self, dataset: DatasetSpec, bucket: BucketSpec, point: PointId) -> PointContents:
+        return await asyncio.to_thread(self._copy_work.contents, dataset, bucket, point)
 
     async def lengthen(self, dataset: DatasetSpec, bucket: BucketSpec, extension: LockExtension) -> None:
         await asyncio.to_thread(self._copy_work.lengthen, dataset, bucket, extension)

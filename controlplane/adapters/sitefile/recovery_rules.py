@@ -22,6 +22,7 @@ class _Needs:
 
 _NEEDS: Final[Mapping[str, _Needs]] = {
     "postgresql": _Needs(all_of=("url",), example="url: {env: ORDERS_URL}", embedded=True),
+    "postgresql-dump": _Needs(all_of=("url",), example="url: {env: ORDERS_URL}", embedded=True),
     "redis": _Needs(all_of=("url",), example="url: {env: REDIS_URL}"),
     "mongodb": _Needs(all_of=("url",), example="url: {env: MONGODB_URL}"),
     "sqlite": _Needs(all_of=("path",), example="path: /var/lib/app/app.sqlite3"),
@@ -83,7 +84,7 @@ def _place(path: Path, dataset: Entry) -> Iterator[Finding]:
 def _wal(path: Path, dataset: Entry) -> Iterator[Finding]:
     kind = text(dataset, "kind")
     if dataset.get("wal") is not None and kind is not None and kind != "postgresql":
-        yield _needless((*path, "wal"), f"wal with kind: {kind}", "delete wal: only PostgreSQL has it")
+        yield _needless((*path, "wal"), f"wal with kind: {kind}", "delete wal: only kind: postgresql has it")
 
 
 def _cadence(path: Path, entry: Entry) -> Iterator[Finding]:

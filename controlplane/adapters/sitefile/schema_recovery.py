@@ -97,8 +97,10 @@ class Dataset(Section):
 
     name: Name = Field(examples=["orders"])
     """Name of the dataset; `control-plane` is the control plane's own store."""
-    kind: Literal["postgresql", "pgbackrest", "redis", "mongodb", "sqlite", "files"] = Field(examples=["postgresql"])
-    """What it is; `pgbackrest`: a PostgreSQL that pgBackRest backs up already."""
+    kind: Literal["postgresql", "pgbackrest", "postgresql-dump", "redis", "mongodb", "sqlite", "files"] = Field(
+        examples=["postgresql"]
+    )
+    """What it is; `pgbackrest`: PostgreSQL that pgBackRest backs up; `postgresql-dump`: PostgreSQL by pg_dump."""
     url: SecretReference | None = None
     """PostgreSQL, Redis, MongoDB: reference to its URL, since that carries a password."""
     path: FilledText | None = None

@@ -7,6 +7,7 @@ from starlette.testclient import TestClient
 
 from controlplane.api.app import create_app
 from controlplane.api.context import ApiContext, ApplySite, LoopAnswer, ReplayAnswer, SiteChangeAnswer
+from controlplane.domain.dataset import RecoverySpec
 from controlplane.domain.recovery import Drill
 from controlplane.domain.site import Site
 from controlplane.domain.store import Transaction
@@ -14,10 +15,13 @@ from controlplane.domain.telemetry import Fresh, GatewaySample
 from controlplane.kernel.errors import InvalidError, Problem
 from controlplane.kernel.ids import ReplicaName
 from controlplane.metering.slo import SloStanding
+from controlplane.recovery.removals import Removals
 from controlplane.testing.builders import make_node_spec, make_plan, make_replica, make_spec
 from controlplane.testing.effects import START, FakeClock
 from controlplane.testing.memory_store import MemoryStore
+from controlplane.testing.recovery_site import RecoverySite
 from controlplane.testing.telemetry import FakeTelemetry
+from controlplane.testing.workshop import FakeWorkshop
 
 
 @dataclass
@@ -41,6 +45,8 @@ class Edge:
     hints: RecordedHints
     loops: list[LoopAnswer]
     known: "Known"
+    world: RecoverySite
+    """What lies in the buckets, as far as routes look there themselves."""
 
 
 @dataclass
@@ -87,6 +93,7 @@ async def _fill(tx: Transaction) -> None:
 @pytest.fixture
 def edge() -> Iterator[Edge]:
     clock, hints, known = FakeClock(), RecordedHints(), Known()
+    world = RecoverySite(clock, RecoverySpec())
     store, telemetry = MemoryStore(), FakeTelemetry(clock)
     telemetry.set_gateway(Fresh(GatewaySample(at=START, epoch="1", routes={}, servers={})))
     loops = [
@@ -117,8 +124,12 @@ def edge() -> Iterator[Edge]:
         metrics=lambda: "quarterdeck_build_info 1\n",
         evidence=_evidence,
         has_break_glass=lambda: known.break_glass,
+        removals=Removals(store=store, workshop=FakeWorkshop(world), clock=clock, declared=lambda: world.declared),
         gateway_url="http://127.0.0.1:8000",
         links={"docs": "http://127.0.0.1:8080/docs"},
     )
     with TestClient(create_app(context), base_url="http://localhost") as client:
-        yield Edge(client=client, store=store, clock=clock, telemetry=telemetry, hints=hints, loops=loops, known=known)
+        yield Edge(
+            client=client, store=store, clock=clock, telemetry=telemetry, hints=hints, loops=loops, known=known,
+            world=world,
+        )  # fmt: skip

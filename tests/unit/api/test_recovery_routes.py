@@ -91,6 +91,17 @@ def test_how_it_stands(protected: Edge) -> None:
     assert {one["action"]: one["allowed"] for one in found["permissions"]} == dict.fromkeys(RiskyAction, True)
 
 
+def test_each_further_bucket_has_an_age_of_its_own_and_is_not_judged(protected: Edge) -> None:
+    (unseen,) = get(protected, "")["datasets"][0]["further"]
+    assert (unseen["bucket"], unseen["rpo_state"], unseen["age_s"]) == ("far", "unknown", None)
+    far = BucketName("far")
+    put(protected, replace(inventory(), bucket=far, points=(make_point(START - 2 * HOUR, bucket=far),)))
+    (dataset,) = get(protected, "")["datasets"]
+    (seen,) = dataset["further"]
+    assert (seen["rpo_state"], seen["age_s"], seen["points"]) == ("breached", 7200.0, 1)
+    assert (dataset["rpo_state"], dataset["age_s"]) == ("warning", 1800.0)
+
+
 def test_without_a_site_there_is_nothing_and_nothing_is_refused(edge: Edge) -> None:
     found = get(edge, "")
     assert found["datasets"] == []

@@ -88,7 +88,7 @@ async def test_two_beats_of_one_period_keep_their_distance() -> None:
 async def test_everything_is_put_together_and_nothing_runs_yet(tmp_path: Path) -> None:
     store = await open_store(sqlite_url(tmp_path / "store.sqlite3"))
     site_work = SiteWork(store=store, clock=FakeClock(), gateway_port=9123)
-    site = await site_work.begin(None)
+    site = (await site_work.begin(None)).site
     parts = put_together(
         store=store,
         site_work=site_work,

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from controlplane.adapters.backup.keyfiles import generate_break_glass
 from controlplane.adapters.instance import SITE_VARIABLE
-from controlplane.bootstrap.preflight import check_port, check_ports_apart, check_state_dir
-from controlplane.kernel.errors import ConflictError, InvalidError
+from controlplane.bootstrap.options import ServeOptions
+from controlplane.bootstrap.preflight import check_lent_key, check_port, check_ports_apart, check_state_dir
+from controlplane.kernel.errors import ConflictError, DeniedError, InvalidError, TerminalError
 
 
 def test_a_free_port_is_fine() -> None:
@@ -86,3 +88,39 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(InvalidError, match="Permission denied"):
         check_state_dir(tmp_path)
+
+
+def lending(key: Path | None, passphrase: Path | None) -> ServeOptions:
+    return ServeOptions(
+        state_dir=Path("state"),
+        site_file=None,
+        gateway_port=None,
+        control_port=8080,
+        load=False,
+        log_level="INFO",
+        instance=None,
+        break_glass=key,
+        break_glass_passphrase=passphrase,
+    )
+
+
+def test_a_break_glass_key_that_is_lent_opens_before_anything_starts(tmp_path: Path) -> None:
+    key, words = tmp_path / "private.key", tmp_path / "passphrase"
+    generate_break_glass(key, tmp_path / "public.key", passphrase=b"correct horse", log_n=10)
+    check_lent_key(lending(None, None))
+    with pytest.raises(DeniedError, match=r"none was given; .* name that in QUARTERDECK_BREAK_GLASS_PASSPHRASE_FILE"):
+        check_lent_key(lending(key, None))
+    words.write_text("correct horse\n", encoding="utf-8")
+    words.chmod(0o644)
+    with pytest.raises(TerminalError, match=rf"run `chmod 600 {words}`"):
+        check_lent_key(lending(key, words))
+    words.chmod(0o600)
+    check_lent_key(lending(key, words))
+    words.write_text("wrong horse\n", encoding="utf-8")
+    with pytest.raises(DeniedError, match=r"private\.key: the passphrase is wrong"):
+        check_lent_key(lending(key, words))
+
+
+def test_a_passphrase_without_the_key_that_it_is_for(tmp_path: Path) -> None:
+    with pytest.raises(InvalidError, match=r"QUARTERDECK_BREAK_GLASS_PASSPHRASE_FILE: found .*, and no key"):
+        check_lent_key(lending(None, tmp_path / "passphrase"))

@@ -14,8 +14,20 @@ def test_without_anything_set() -> None:
 
 
 def test_everything_set() -> None:
-    found = read_settings({"QUARTERDECK_STATE_DIR": "/var/lib/qd", "QUARTERDECK_LOG_LEVEL": "debug"})
-    assert found == Settings(state_dir=Path("/var/lib/qd"), log_level="DEBUG")
+    found = read_settings(
+        {
+            "QUARTERDECK_STATE_DIR": "/var/lib/qd",
+            "QUARTERDECK_LOG_LEVEL": "debug",
+            "QUARTERDECK_BREAK_GLASS_KEY": "private.key",
+            "QUARTERDECK_BREAK_GLASS_PASSPHRASE_FILE": "passphrase",
+        }
+    )
+    assert found == Settings(
+        state_dir=Path("/var/lib/qd"),
+        log_level="DEBUG",
+        break_glass=Path("private.key"),
+        break_glass_passphrase=Path("passphrase"),
+    )
 
 
 def test_what_may_not_be_is_named() -> None:

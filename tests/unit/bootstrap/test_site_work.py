@@ -39,9 +39,9 @@ def work(store: MemoryStore, *, port: int | None = None) -> SiteWork:
 
 async def test_without_a_file_the_demo_then_what_was_applied_last(small: Path) -> None:
     store = MemoryStore()
-    assert (await work(store).begin(None)).name == "demo"
-    assert (await work(store).begin(small)).name == "small"
-    assert (await work(store).begin(None)).name == "small"
+    assert (await work(store).begin(None)).site.name == "demo"
+    assert (await work(store).begin(small)).site.name == "small"
+    assert (await work(store).begin(None)).site.name == "small"
 
 
 async def test_looking_applies_nothing(small: Path) -> None:
@@ -58,7 +58,7 @@ async def test_a_port_given_at_start_is_this_instances_own(small: Path) -> None:
     spec = await mine.gateway_spec()
     assert spec is not None
     assert spec.port == 9000
-    assert (await work(store).begin(None)).gateway.port == 8100
+    assert (await work(store).begin(None)).site.gateway.port == 8100
 
 
 async def test_a_broken_file_is_refused_with_every_place(broken: Path) -> None:

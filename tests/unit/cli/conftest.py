@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 from controlplane.api.app import create_app
 from controlplane.api.context import ApiContext, LoopAnswer, ReplayAnswer, SiteChangeAnswer
 from controlplane.cli.main import app as program
+from controlplane.domain.dataset import RecoverySpec
 from controlplane.domain.decision import DecisionRecord
 from controlplane.domain.deployment import Deployment, Intent
 from controlplane.domain.event import GPUS_KEY, HELD_SINCE_KEY, EventKind, NewEvent
@@ -29,10 +30,13 @@ from controlplane.domain.telemetry import Fresh, GatewaySample, Missing, NodeSam
 from controlplane.kernel.ids import DeploymentName, ModelId, NodeName, ReplicaName, RevisionId, ServedName
 from controlplane.kernel.units import GIB
 from controlplane.metering.slo import SloStanding
+from controlplane.recovery.removals import Removals
 from controlplane.testing.builders import make_node_spec, make_plan, make_replica, make_spec
 from controlplane.testing.effects import START, FakeClock
 from controlplane.testing.memory_store import MemoryStore
+from controlplane.testing.recovery_site import RecoverySite
 from controlplane.testing.telemetry import FakeTelemetry, make_engine_sample, make_gpu_sample
+from controlplane.testing.workshop import FakeWorkshop
 
 COLUMNS: Final = 100
 TERMINAL: Final = {"COLUMNS": str(COLUMNS), "NO_COLOR": "1", "TERM": "dumb", "QUARTERDECK_URL": ""}
@@ -135,9 +139,15 @@ def _context(store: MemoryStore, clock: FakeClock, telemetry: FakeTelemetry) -> 
         metrics=lambda: "quarterdeck_build_info 1\n",
         evidence=_evidence,
         has_break_glass=lambda: False,
+        removals=removals_of(RecoverySite(clock, RecoverySpec()), store),
         gateway_url="http://127.0.0.1:8000",
         links={"docs": "http://127.0.0.1:8080/docs"},
     )  # fmt: skip
+
+
+def removals_of(world: RecoverySite, store: MemoryStore) -> Removals:
+    """Deletes in a world in memory what the rows of the store tell of."""
+    return Removals(store=store, workshop=FakeWorkshop(world), clock=world.clock, declared=lambda: world.declared)
 
 
 async def _apply(document: str, dry_run: bool) -> SiteChangeAnswer:

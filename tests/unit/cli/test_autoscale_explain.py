@@ -114,7 +114,7 @@ def test_by_number_and_by_time(fleet: Fleet) -> None:
         ("chat-8b --decision 2", ExitCode.USAGE, "decision 2 is on embed, not on chat-8b"),
         ("chat-8b --decision 99", ExitCode.USAGE, "no decision has the number 99"),
         ("chat-8b --at 2025-01-01", ExitCode.USAGE, "no decision on chat-8b is kept at or before 2025-01-01"),
-        ("chat-8b --at noon", ExitCode.USAGE, "2026-01-31T12:00:00 is such a time"),
+        ("chat-8b --at noon", ExitCode.USAGE, "expected a time such as 2026-01-31T12:00:00 (UTC)"),
         ("chat-8b --at 2026-01-01 --decision 1", ExitCode.USAGE, "expected one of them"),
         ("chat-8b", ExitCode.FAILED, "was made by learned-capacity/1; this version can take apart"),
     ],

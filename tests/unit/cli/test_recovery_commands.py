@@ -229,6 +229,26 @@ def test_the_whole_state_of_recovery_as_a_script_reads_it(site: Fleet) -> None:
     assert not any(permission.allowed for permission in found.permissions)
 
 
+def test_a_further_bucket_has_a_line_and_an_age_of_its_own(fleet: Fleet, golden_text: GoldenText) -> None:
+    far, away = BucketName("far"), BucketName("away")
+    orders = replace(ORDERS, buckets=(BUCKET, far, away))
+    declared = replace(RECOVERY, datasets=(orders,), drills=())
+    fleet.change(site=lambda: Site(name="lab", nodes=(), engines=(), deployments=(), recovery=declared))
+
+    async def fill() -> None:
+        near = LogCoverage(position="0/9000060", covered_at=NOW - timedelta(seconds=2), segments=3, stored_bytes=MIB)
+        there = replace(FULL, bucket=far)
+        behind = replace(near, covered_at=NOW - timedelta(seconds=4))
+        async with fleet.store.transaction() as tx:
+            await tx.put_inventory(_seen(ORDERS.name, FULL, coverage=near))
+            await tx.put_inventory(replace(_seen(ORDERS.name, there, coverage=behind), bucket=far))
+
+    asyncio.run(fill())
+    result = fleet.run("recovery", "status")
+    assert result.exit_code == ExitCode.OK
+    golden_text("cli_recovery_status_of_two_regions.txt", f"$ quarterdeck recovery status\n{result.output}")
+
+
 def test_an_override_lets_pass_what_it_names_and_keeps_the_reasons(site: Fleet) -> None:
     said = site.run("recovery", "override", "deploy", "--reason", "an outage", "--by", "ada", "--hours", "2")
     assert said.output == "ada lets deploy proceed until 2026-01-05 10:08 UTC: an outage\n"

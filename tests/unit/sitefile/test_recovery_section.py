@@ -131,6 +131,13 @@ def test_with_a_log_snapshots_are_daily_without_one_they_are_the_rpo(
     assert (orders.wal, orders.cadence) == (wal, Cadence(every=every))
 
 
+def test_a_dump_is_as_old_as_its_rpo_allows_and_may_be_of_the_embedded_postgresql() -> None:
+    orders = dataset_of("kind: postgresql-dump, embedded: true, rpo: 92d")
+    assert (orders.wal, orders.cadence) == (WalMode.OFF, Cadence(every=92 * DAY))
+    assert orders.of_embedded_postgresql
+    assert not dataset_of("kind: postgresql-dump, url: {env: U}, rpo: 92d").of_embedded_postgresql
+
+
 def test_everything_that_can_be_said() -> None:
     recovery = recovery_of("""\
   own_store: false
@@ -222,6 +229,14 @@ def test_buckets(bucket: str, field: str, found: str) -> None:
     ("fields", "field", "found", "words"),
     [
         ("kind: postgresql", "url", "nothing", "url: {env: ORDERS_URL}"),
+        ("kind: postgresql-dump", "url", "nothing", "url: {env: ORDERS_URL}"),
+        ("kind: postgresql-dump, embedded: true, wal: off", "wal", "wal with kind: postgresql-dump", "delete wal"),
+        (
+            "kind: postgresql-dump, url: {env: U}, every: 1h",
+            "every",
+            "a snapshot every 1h for an rpo of 10m",
+            "nothing is kept between two snapshots",
+        ),
         ("kind: redis", "url", "nothing", "url: {env: REDIS_URL}"),
         ("kind: mongodb", "url", "nothing", "url: {env: MONGODB_URL}"),
         ("kind: sqlite", "path", "nothing", "path: "),
@@ -230,7 +245,7 @@ def test_buckets(bucket: str, field: str, found: str) -> None:
         ("kind: files, path: /srv, url: {env: U}", "url", "url with kind: files", "delete url"),
         ("kind: postgresql, embedded: true, url: {env: U}", "url", "url with kind: postgresql, embedded", "delete url"),
         ("kind: redis, url: {env: U}, embedded: true", "embedded", "embedded with kind: redis", "delete embedded"),
-        ("kind: redis, url: {env: U}, wal: streaming", "wal", "wal with kind: redis", "only PostgreSQL has it"),
+        ("kind: redis, url: {env: U}, wal: streaming", "wal", "wal with kind: redis", "only kind: postgresql has it"),
         ('kind: files, path: /srv, every: 5m, cron: "15 3 * * *"', "every", "every beside cron", "delete one"),
         ('kind: files, path: /srv, cron: "15 25 * * *"', "cron", '"15 25 * * *"', "bad hour"),
         ('kind: files, path: /srv, cron: "0 0 31 2 *"', "cron", '"0 0 31 2 *"', "every day at 03:15"),

@@ -31,7 +31,7 @@ async def applied(store: Store) -> AppliedSite | None:
 
 
 async def begun(store: Store, file: Path, *, gateway_port: int | None = None) -> Site:
-    return await work(store, gateway_port=gateway_port).begin(file)
+    return (await work(store, gateway_port=gateway_port).begin(file)).site
 
 
 def written(folder: Path, text: str) -> Path:
@@ -107,7 +107,7 @@ async def test_a_changed_comment_is_told_as_what_it_is() -> None:
 async def test_without_a_file_the_site_applied_last_goes_on(tmp_path: Path) -> None:
     store = MemoryStore()
     await begun(store, written(tmp_path, MOVED))
-    assert (await work(store).begin(None)).gateway.port == 8001
+    assert (await work(store).begin(None)).site.gateway.port == 8001
 
 
 async def test_another_instances_site_is_taken_over() -> None:

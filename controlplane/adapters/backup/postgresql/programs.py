@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -29,9 +29,9 @@ MAJOR_INCREMENTAL: Final = 17
 
 _ACCOUNT: Final = "nobody"
 """In every Linux distribution; a `postgres` account may already run somebody's servers."""
-_SYSTEM_FOLDERS: Final = ("/usr/lib/postgresql/{major}/bin", "/usr/pgsql-{major}/bin", "/opt/postgresql-{major}/bin")
-"""Where Debian and Red Hat put each major version; the third is a convention of hand-built ones."""
-_VERSION: Final = re.compile(r"\(PostgreSQL\) (\d+)")
+_SYSTEM_FOLDERS: Final = ("usr/lib/postgresql/{major}/bin", "usr/pgsql-{major}/bin", "opt/postgresql-{major}/bin")
+"""Below the root: where Debian and Red Hat put each major version; the third is a convention of hand-built ones."""
+_VERSION: Final = re.compile(r"\(PostgreSQL\) (\d[\w.]*)")
 _VERSION_DEADLINE_S: Final = 20.0
 """A program that prints its version; generous for a cold disk."""
 _COPIES: Final = "/var/tmp"  # noqa: S108 - what is put there is checked to be ours; it outlives a boot
@@ -54,6 +54,8 @@ class Programs:
 
     folder: Path
     major: int
+    version: str = ""
+    """In full, where it was asked for."""
 
     def path(self, name: str) -> str:
         return str(self.folder / name)
@@ -72,7 +74,7 @@ def account() -> Account | None:
 
 def programs_for(major: int) -> Programs:
     """TerminalError, saying how to get them, when this machine has none of that major version."""
-    for folder in _candidates(major):
+    for folder in _candidates(str(major), "postgres"):
         found = major_of(folder)
         if found == major:
             return Programs(folder=_enterable(folder, major), major=major)
@@ -83,11 +85,35 @@ def programs_for(major: int) -> Programs:
     )
 
 
+def programs_from(major_min: int, program: str, search: Sequence[Path] | None = None) -> tuple[Programs, ...]:
+    """Folders that have the program in that major version or a newer one, one for each major; the newest last.
+
+    `search`: only these folders; None: wherever PostgreSQL is usually installed.
+    """
+    found = {}
+    for folder in reversed(_candidates("*", program) if search is None else search):
+        version = version_of(folder, program)
+        if version is not None and _major(version) >= major_min:
+            found[_major(version)] = Programs(folder=folder, major=_major(version), version=version)
+    return tuple(programs for _, programs in sorted(found.items()))
+
+
+def servable(programs: Programs) -> Programs:
+    """The same, where the account that servers run as may start them."""
+    return replace(programs, folder=_enterable(programs.folder, programs.major))
+
+
 def major_of(folder: Path) -> int | None:
     """Of the `postgres` in a folder of programs; None: there is none that starts."""
+    version = version_of(folder, "postgres")
+    return None if version is None else _major(version)
+
+
+def version_of(folder: Path, program: str) -> str | None:
+    """E.g. `15.18`; None: there is no such program in the folder, or it does not start."""
     try:
         said = subprocess.run(
-            [folder / "postgres", "--version"],
+            [folder / program, "--version"],
             check=True,
             capture_output=True,
             text=True,
@@ -96,7 +122,11 @@ def major_of(folder: Path) -> int | None:
     except (OSError, subprocess.SubprocessError):
         return None
     match = _VERSION.search(said.stdout)
-    return int(match[1]) if match else None
+    return match[1] if match else None
+
+
+def _major(version: str) -> int:
+    return int(re.split(r"\D", version)[0])
 
 
 def first_closed(path: Path, who: Account) -> Path | None:
@@ -194,15 +224,17 @@ def _await_end(process: subprocess.Popen[bytes], deadline_s: float, watch: Watch
             return
 
 
-def _candidates(major: int) -> list[Path]:
+def _candidates(major: str, program: str) -> list[Path]:
+    """In the order of preference. `major`: as in a folder's name, `*` for any."""
     folders: list[Path] = []
     wheel = _wheel()
     if wheel is not None:
         folders.append(wheel)
-    on_path = shutil.which("postgres")
+    on_path = shutil.which(program)
     if on_path is not None:
         folders.append(Path(on_path).resolve().parent)
-    return [*folders, *(Path(folder.format(major=major)) for folder in _SYSTEM_FOLDERS)]
+    patterns = (folder.format(major=major) for folder in _SYSTEM_FOLDERS)
+    return [*folders, *(folder for pattern in patterns for folder in sorted(Path("/").glob(pattern)))]
 
 
 @cache

@@ -17,7 +17,8 @@ import psycopg
 
 from controlplane.adapters.backup.postgresql.lsn import parse_lsn
 from controlplane.adapters.backup.postgresql.places import CopyPlaces
-from controlplane.adapters.backup.postgresql.programs import Programs, account, give, must_run
+from controlplane.adapters.backup.postgresql.private import PORT, private_settings
+from controlplane.adapters.backup.postgresql.programs import Programs, must_run
 from controlplane.adapters.backup.postgresql.restore import RestoreNote
 from controlplane.adapters.backup.postgresql.server import (
     is_alive,
@@ -31,28 +32,9 @@ from controlplane.recovery.ports import Started, Watch
 
 REPLAY_DEADLINE: Final = timedelta(hours=24)
 """Of a whole recovery; a request to stop ends it sooner."""
-PORT: Final = 5432
-"""Names the socket file only: nothing listens."""
-
-_FIXED: Final = {
-    "listen_addresses": "",
-    "port": str(PORT),
-    "external_pid_file": "",
-    "unix_socket_group": "",
-    "unix_socket_permissions": "0700",
-    "ssl": "off",
-    # What the site had set on the live server must not act from here.
-    "archive_mode": "off",
-    "archive_command": "",
-    "archive_library": "",
-    "synchronous_standby_names": "",
+_RECOVERY: Final = {
     "primary_conninfo": "",
     "primary_slot_name": "",
-    "max_logical_replication_workers": "0",
-    "shared_preload_libraries": "",
-    "session_preload_libraries": "",
-    "local_preload_libraries": "",
-    "cluster_name": "quarterdeck restored copy",
     # Queries wait until all is replayed: then no setting has to be as large as on the live server.
     "hot_standby": "off",
     "recovery_target": "",
@@ -63,38 +45,22 @@ _FIXED: Final = {
     "recovery_target_action": "promote",
     "recovery_target_timeline": "latest",
     "recovery_init_sync_method": "syncfs",
-    # A damaged copy has to fail.
-    "ignore_checksum_failure": "off",
-    "zero_damaged_pages": "off",
-    "ignore_invalid_pages": "off",
     "fsync": "on",
-    "shared_buffers": "128MB",
-    "huge_pages": "off",
-    "max_connections": "40",
-    "dynamic_shared_memory_type": "mmap",  # in its own folder: nothing is left in /dev/shm after a kill
-    "max_wal_size": "4GB",
-    "checkpoint_timeout": "1h",
-    "autovacuum": "off",
-    "jit": "off",
-    "logging_collector": "off",
-    "log_destination": "stderr",
-    "log_min_messages": "warning",
-    "log_line_prefix": "",
     "log_startup_progress_interval": "1s",
-    "lc_messages": "C",
-    "log_timezone": "UTC",
 }
-_SINCE_17: Final = {"summarize_wal": "off"}
-_SINCE_18: Final = {"io_method": "worker"}
-_SINCE_17_MAJOR: Final = 17
-_SINCE_18_MAJOR: Final = 18
 
 _CONTROL_DEADLINE_S: Final = 30.0
 _CONNECT_S: Final = 5
 _POLL_S: Final = 0.03
 _FATAL: Final = re.compile(r"^(?:FATAL|PANIC):\s*(.+)$", re.MULTILINE)
+_NEVER: Final = re.compile(
+    r"FATAL:\s*(database \".*\" does not exist|role \".*\" does not exist|role \".*\" is not permitted to log in"
+    r"|database \".*\" is not currently accepting connections|cannot connect to invalid database \".*\""
+    r"|permission denied for database \".*\"|no pg_hba\.conf entry for .*|\w+ authentication failed for user \".*\")"
+)
+"""Of a copy, so nobody will mend it. All else passes (the system is starting up, shutting down, has too many clients,
+is out of memory) or ends the server, which shows. Words of postmaster.c, postinit.c and auth.c; `lc_messages` is C."""
 _PROGRESS: Final = re.compile(r"redo in progress, elapsed time: [\d.]+ s, current LSN: ([0-9A-F]+/[0-9A-F]+)")
-_REPLAYED: Final = re.compile(r"redo done at .* elapsed: ([\d.]+) s")
 _TARGET_NOT_REACHED: Final = "recovery ended before configured recovery target was reached"
 _NEEDED_SETTING: Final = re.compile(r"^max_prepared_xacts setting:\s+(\d+)$", re.MULTILINE)
 
@@ -147,29 +113,14 @@ def _recover(
     except BaseException:
         stop_server(places.data, grace_s=1.0)
         raise
-    return RunningCopy(process=process, url=url, started=Started(newest_at=newest_at, replay_s=follower.replayed_s))
+    return RunningCopy(process=process, url=url, started=Started(newest_at=newest_at))
 
 
 def _settings(places: CopyPlaces, programs: Programs, to_time: datetime | None) -> dict[str, str]:
-    """On the command line, where they win over every file that came with the copy."""
-    who = account()
-    trust = places.home / "pg_hba.conf"
-    trust.write_text("local all all trust\nlocal replication all trust\n", encoding="utf-8")
-    names = places.home / "pg_ident.conf"
-    names.write_text("", encoding="utf-8")
-    own = places.home / "postgresql.conf"
-    own.write_text("", encoding="utf-8")
-    for file in (trust, names, own):
-        give(file, who)
     copy = f"cp {shlex.quote(str(places.wal).replace('%', '%%'))}/%f %p"
     return {
-        **_FIXED,
-        **(_SINCE_17 if programs.major >= _SINCE_17_MAJOR else {}),
-        **(_SINCE_18 if programs.major >= _SINCE_18_MAJOR else {}),
-        "config_file": str(own),
-        "hba_file": str(trust),
-        "ident_file": str(names),
-        "unix_socket_directories": str(places.sockets),
+        **private_settings(places, programs),
+        **_RECOVERY,
         "restore_command": copy,
         "max_prepared_transactions": _prepared(places, programs),
         "recovery_target_time": to_time.isoformat() if to_time else "",
@@ -201,9 +152,17 @@ def _await_promotion(process: psutil.Process, url: str, follower: "_LogFollower"
                 newest: datetime | None = row[1]
                 return newest.astimezone(UTC) if newest else None
         except psycopg.OperationalError as error:
+            _refuse_for_good(error)
             if time.monotonic() > until:
                 raise RetryableError(f"recovery did not end within {REPLAY_DEADLINE}: {error}") from error
         time.sleep(_POLL_S)
+
+
+def _refuse_for_good(error: psycopg.OperationalError) -> None:
+    """TerminalError, in the server's words, for a refusal that waiting changes nothing about."""
+    refusal = _NEVER.search(str(error))
+    if refusal is not None:
+        raise TerminalError(f"the restored PostgreSQL runs, and lets nobody in: {refusal[1]}") from error
 
 
 class _LogFollower:
@@ -214,7 +173,6 @@ class _LogFollower:
         self._offset = self._from = start_byte
         self._lsn = start_lsn
         self._watch = watch
-        self.replayed_s = 0.0
 
     def look(self) -> None:
         try:
@@ -230,8 +188,6 @@ class _LogFollower:
             lsn = parse_lsn(match[1])
             forward += max(0, lsn - self._lsn)
             self._lsn = max(lsn, self._lsn)
-        for match in _REPLAYED.finditer(complete):
-            self.replayed_s = float(match[1])
         self._watch.advance(forward)
 
     def failure(self) -> Exception:

@@ -1,18 +1,20 @@
 """The adapter of PostgreSQL: all that recovery asks of a dataset, over the server's own protocol and programs."""
 
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 import psycopg
 
+from controlplane.adapters.backup.postgresql.asking import asking, whole_size
 from controlplane.adapters.backup.postgresql.places import CopyPlaces, places_of
 from controlplane.adapters.backup.postgresql.programs import MAJOR_MIN, Programs, programs_for
 from controlplane.adapters.backup.postgresql.recovering import bring_up
-from controlplane.adapters.backup.postgresql.replication import CONNECT_S
 from controlplane.adapters.backup.postgresql.restore import (
     RestoreNote,
     major_of_point,
@@ -26,7 +28,7 @@ from controlplane.adapters.backup.postgresql.wal_stream import slot_name
 from controlplane.adapters.backup.scratch import leftovers
 from controlplane.domain.dataset import DatasetKind, WalMode
 from controlplane.domain.recovery import CheckOutcome
-from controlplane.kernel.errors import RetryableError, TerminalError
+from controlplane.kernel.errors import TerminalError
 from controlplane.recovery.manifest import Manifest
 from controlplane.recovery.ports import (
     Restored,
@@ -81,20 +83,16 @@ class PostgreSQLAdapter:
         return DatasetKind.POSTGRESQL
 
     def probe(self) -> Source:
-        with self._asking() as connection:
+        with asking(self._url) as connection:
             version = connection.info.server_version
             if version // 10_000 < MAJOR_MIN:
                 raise TerminalError(f"found PostgreSQL {version // 10_000}, expected {MAJOR_MIN} or newer: upgrade it")
-            row = connection.execute(
-                "SELECT sum(pg_database_size(oid)) FROM pg_database "
-                "WHERE has_database_privilege(oid, 'CONNECT') OR pg_has_role('pg_read_all_stats', 'USAGE')"
-            ).fetchone()
-            size_bytes = int(row[0] or 0) if row else 0
+            size_bytes = whole_size(connection)
         return Source(engine=f"postgresql {version // 10_000}.{version % 10_000}", size_bytes=size_bytes)
 
     def missing_settings(self, mode: WalMode) -> tuple[str, ...]:
         """What a person has to change on the server for such a promise, each as the statement that does it."""
-        with self._asking() as connection:
+        with asking(self._url) as connection:
             return tuple(_missing(connection, mode, slot_name(self._dataset)))
 
     def apply_settings(self, mode: WalMode) -> tuple[str, ...]:
@@ -104,7 +102,7 @@ class PostgreSQLAdapter:
         """
         name = slot_name(self._dataset)
         names = f'"{name}"' if mode is WalMode.SYNCHRONOUS else ""
-        with self._asking() as connection:
+        with asking(self._url) as connection:
             # This very statement must not wait for a stream that is not there yet.
             connection.execute("SET synchronous_commit = local")
             row = connection.execute("SHOW synchronous_standby_names").fetchone()
@@ -126,10 +124,13 @@ class PostgreSQLAdapter:
         places = places_of(into)
         note = read_note(places)
         programs = programs_for(note.major)
+        begin_s = time.monotonic()
         files = verify_files(places, programs, self._verify, watch)
+        checked_s = time.monotonic() - begin_s
         running = bring_up(places, note, programs, watch, to_time)
+        started = replace(running.started, checked_s=checked_s)
         try:
-            yield RestoredCopy(places, running.url, note, programs, self._verify, files=files, started=running.started)
+            yield RestoredCopy(places, running.url, note, programs, self._verify, files=files, started=started)
         finally:
             stop_server(places.data, grace_s=_STOP_S)
 
@@ -149,16 +150,6 @@ class PostgreSQLAdapter:
         for folder in (places.sockets, places.home, into):
             if folder.exists():
                 shutil.rmtree(folder)
-
-    @contextmanager
-    def _asking(self) -> Iterator[psycopg.Connection]:
-        try:
-            with psycopg.connect(self._url, autocommit=True, connect_timeout=CONNECT_S) as connection:
-                yield connection
-        except psycopg.errors.InsufficientPrivilege as error:
-            raise TerminalError(f"the role of the dataset's url may not ask: {error.diag.message_primary}") from error
-        except psycopg.Error as error:
-            raise RetryableError(f"PostgreSQL does not answer: {str(error).strip()}") from error
 
 
 class RestoredCopy:

@@ -111,7 +111,11 @@ def stretches_of(ranges: Sequence[WalRange]) -> list[Stretch]:
 def obsolete_ranges(ranges: Iterable[WalRange], *, keep_since: str) -> tuple[WalRange, ...]:
     """What no copy from that position on needs: `log_since` of the oldest copy that is kept. Pure."""
     keep = Position.parse(keep_since)
-    return tuple(found for found in ranges if found.timeline <= keep.timeline and found.end <= keep.lsn)
+    return tuple(found for found in ranges if is_obsolete(found, keep))
+
+
+def is_obsolete(found: WalRange, keep_since: Position) -> bool:
+    return found.timeline <= keep_since.timeline and found.end <= keep_since.lsn
 
 
 def _may_follow(found: WalRange, since: Position) -> bool:

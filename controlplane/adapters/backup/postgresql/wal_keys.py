@@ -1,11 +1,19 @@
 """Keys of the log: a fresh one for each epoch (a stream's start, a day), opened again from their wrapped form."""
 
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from threading import Lock
 
-from controlplane.adapters.backup.postgresql.wal_layout import EpochFile, decode, encode, epoch_key, key_context
+from controlplane.adapters.backup.postgresql.wal_layout import (
+    EpochFile,
+    decode,
+    encode,
+    epoch_key,
+    epoch_prefix,
+    key_context,
+)
 from controlplane.domain.dataset import KeyPurpose
 from controlplane.recovery.ports import Keyring, ObjectStore
 
@@ -26,6 +34,13 @@ def new_epoch(
     file = EpochFile(epoch=name, system_id=system_id, segment_bytes=segment_bytes, began_at=now, keys=wrapped)
     store.put(epoch_key(dataset, name), encode(file), if_absent=True)
     return Epoch(name=name, data_key=data_key, began_at=now)
+
+
+def epochs_in(store: ObjectStore, dataset: str) -> Iterator[str]:
+    """The oldest first: names begin with their time."""
+    prefix = epoch_prefix(dataset)
+    for info in store.objects(prefix):
+        yield info.key.removeprefix(prefix).removesuffix(".json")
 
 
 class EpochKeys:

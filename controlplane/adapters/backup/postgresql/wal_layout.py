@@ -104,12 +104,25 @@ def range_key(
     return f"{wal_prefix(dataset)}{timeline:08X}/{segment}/{start:016X}-{end:016X}.{covered_ms}.{epoch}"
 
 
+def segment_prefix(dataset: str, segment: str) -> str:
+    """Of the ranges of one segment; its name begins with the timeline."""
+    return f"{wal_prefix(dataset)}{segment[:8]}/{segment}/"
+
+
+def history_prefix(dataset: str) -> str:
+    return f"{wal_prefix(dataset)}history/"
+
+
 def history_key(dataset: str, timeline: int, epoch: str) -> str:
-    return f"{wal_prefix(dataset)}history/{timeline:08X}.{epoch}"
+    return f"{history_prefix(dataset)}{timeline:08X}.{epoch}"
+
+
+def epoch_prefix(dataset: str) -> str:
+    return f"{wal_prefix(dataset)}keys/"
 
 
 def epoch_key(dataset: str, epoch: str) -> str:
-    return f"{wal_prefix(dataset)}keys/{epoch}.json"
+    return f"{epoch_prefix(dataset)}{epoch}.json"
 
 
 def head_key(dataset: str) -> str:
@@ -142,6 +155,10 @@ def parse_range(info: ObjectInfo) -> WalRange | None:
 def parse_history_key(key: str) -> HistoryObject | None:
     match = _HISTORY.search(key)
     return HistoryObject(key=key, timeline=int(match[1], 16), epoch=match[2]) if match else None
+
+
+def is_head(key: str) -> bool:
+    return key.endswith("/wal/head.json")
 
 
 def encode(model: BaseModel) -> bytes:

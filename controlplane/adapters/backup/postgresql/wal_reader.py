@@ -22,10 +22,10 @@ from controlplane.adapters.backup.postgresql.wal_keys import EpochKeys
 from controlplane.adapters.backup.postgresql.wal_layout import (
     HeadFile,
     WalRange,
+    history_prefix,
     moment,
     parse_history_key,
     sorted_ranges,
-    wal_prefix,
 )
 from controlplane.adapters.backup.sealing import unseal
 from controlplane.domain.dataset import KeyPurpose
@@ -90,7 +90,7 @@ class WalReader:
     def _histories(self, into: Path) -> dict[int, tuple[Switch, ...]]:
         """Written to the folder too: PostgreSQL finds its way by them."""
         found: dict[int, tuple[Switch, ...]] = {}
-        for info in self._store.objects(f"{wal_prefix(self._dataset)}history/"):
+        for info in self._store.objects(history_prefix(self._dataset)):
             history = parse_history_key(info.key)
             if history is None:
                 continue

@@ -32,7 +32,7 @@ from controlplane.adapters.backup.postgresql.wal_pump import Clock, WalPump
 from controlplane.adapters.backup.postgresql.wal_resume import Resume, resume_after_loss, resume_at
 from controlplane.adapters.backup.postgresql.wal_upload import WalUploader
 from controlplane.kernel.errors import QuarterdeckError, RetryableError, TerminalError
-from controlplane.recovery.ports import Keyring, Lock, ObjectStore
+from controlplane.recovery.ports import Keyring, Lock, ObjectInfo, ObjectStore
 
 HEADS_PER_RPO: Final = 60
 """An idle log is vouched for so often within its RPO, so the gauge's own staleness is a small share of it."""
@@ -90,10 +90,12 @@ class WalStream:
         chunk_bytes: int = CHUNK_BYTES,
         stop_s: float = STOP_S,
         lock_until: Callable[[], Lock | None] = lambda: None,
+        wrote: Callable[[ObjectInfo], None] = lambda _info: None,
     ) -> None:
         """`synchronous`: commits wait for the bucket, so pieces are cut at once. The server's settings are not touched.
 
         `stop_s`: for what is on its way when told to stop. `lock_until`: of each whole segment, None for no lock.
+        `wrote`: told of every part of the log that is durable, from several threads; it must not wait.
         """
         self._url = url
         self._dataset = dataset
@@ -105,6 +107,7 @@ class WalStream:
         self._chunk_bytes = chunk_bytes
         self._stop_s = stop_s
         self._lock_until = lock_until
+        self._wrote = wrote
         self._head_s = min(max(rpo.total_seconds() / HEADS_PER_RPO, HEAD_S_MIN), HEAD_S_MAX)
         self._status = WalStatus(state="connecting")
         self._durable: Position | None = None
@@ -149,7 +152,11 @@ class WalStream:
             self._look(facts)
             resume = self._resume(server, facts)
             with WalUploader(
-                self._store, self._dataset, segment_bytes=facts.segment_bytes, lock_until=self._lock_until
+                self._store,
+                self._dataset,
+                segment_bytes=facts.segment_bytes,
+                lock_until=self._lock_until,
+                wrote=self._wrote,
             ) as uploader:
                 self._prepare(server, facts, uploader)
                 server.start_wal(slot_name(self._dataset), Position(resume.timeline, resume.begin))

@@ -15,12 +15,16 @@ def trim_log(store: ObjectStore, dataset: str, manifests: Sequence[Manifest], *,
     Nothing where no copy says from where on it needs the log. A locked object raises ConflictError: it is left for the
     day on which its lock ends.
     """
-    rolled = [one for one in manifests if one.consistent_at >= since and one.fact("log_since") is not None]
-    if not rolled:
+    keep_since = kept_since(manifests, since=since)
+    if keep_since is None:
         return 0
-    keep_since = min(rolled, key=lambda one: one.consistent_at).fact("log_since")
-    assert keep_since is not None, "chosen for having it"
     found = obsolete_ranges(ranges_in(store.objects(wal_prefix(dataset))), keep_since=keep_since)
     for gone in found:
         store.delete(gone.key, version=gone.version)
     return len(found)
+
+
+def kept_since(manifests: Sequence[Manifest], *, since: datetime) -> str | None:
+    """From which position on the log has to stay; None: nobody knows, so all of it."""
+    rolled = [one for one in manifests if one.consistent_at >= since and one.fact("log_since") is not None]
+    return min(rolled, key=lambda one: one.consistent_at).fact("log_since") if rolled else None

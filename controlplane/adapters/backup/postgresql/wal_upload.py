@@ -23,7 +23,7 @@ from controlplane.adapters.backup.postgresql.wal_layout import (
 from controlplane.adapters.backup.postgresql.wal_pieces import FullSegment, Piece
 from controlplane.adapters.backup.sealing import seal
 from controlplane.kernel.errors import ConflictError, NotFoundError, QuarterdeckError, RetryableError
-from controlplane.recovery.ports import Lock, ObjectStore
+from controlplane.recovery.ports import Lock, ObjectInfo, ObjectStore
 
 UPLOADS: Final = 4
 """Side by side. A store answers a small PUT in 10 to 100 ms: four keep a commit rate of some hundred a second."""
@@ -43,12 +43,17 @@ class WalUploader:
         *,
         segment_bytes: int,
         lock_until: Callable[[], Lock | None],
+        wrote: Callable[[ObjectInfo], None] = lambda _info: None,
     ) -> None:
-        """`lock_until`: asked for each whole segment; pieces are never locked, since they are deleted soon."""
+        """`lock_until`: asked for each whole segment; pieces are never locked, since they are deleted soon.
+
+        `wrote`: called from its threads with every object that is durable.
+        """
         self._store = store
         self._dataset = dataset
         self._segment_bytes = segment_bytes
         self._lock_until = lock_until
+        self._wrote = wrote
         self._pieces = ThreadPoolExecutor(UPLOADS, thread_name_prefix=f"wal-{dataset}")
         self._segments = ThreadPoolExecutor(1, thread_name_prefix=f"wal-segments-{dataset}")
         self._done: queue.SimpleQueue[Piece] = queue.SimpleQueue()
@@ -141,7 +146,7 @@ class WalUploader:
 
     def _send(self, piece: Piece, epoch: Epoch) -> None:
         try:
-            self._write(piece.timeline, piece.start, piece.end, piece.covered_us, piece.data, epoch, lock=None)
+            self._write(piece.timeline, piece.start, piece.end, piece.covered_us, piece.data, epoch)
             self._done.put(piece)
         except QuarterdeckError as error:
             self._failure = self._failure or error
@@ -153,9 +158,7 @@ class WalUploader:
             with self._written_lock:
                 pieces = list(self._written.get(name, ()))
             covered_us = max((piece.covered_ms for piece in pieces), default=0) * 1000
-            self._write(
-                segment.timeline, segment.start, segment.end, covered_us, segment.data, epoch, lock=self._lock_until()
-            )
+            self._write(segment.timeline, segment.start, segment.end, covered_us, segment.data, epoch)
             for piece in pieces:
                 # Locked by a bucket's own default: it stays, and its lifecycle removes it later.
                 with suppress(ConflictError, NotFoundError, RetryableError):
@@ -173,6 +176,7 @@ class WalUploader:
         head = HeadFile(epoch=epoch.name, position=str(at), covered_at=covered_at).sealed(epoch.data_key)
         try:
             info = self._store.put(key, encode(head))
+            self._wrote(info)
             if self._head_version is not None and self._head_version != info.version:
                 # A versioned bucket would keep one for every second of every day.
                 self._store.delete(key, version=self._head_version)
@@ -192,9 +196,9 @@ class WalUploader:
         covered_us: int,
         data: memoryview,
         epoch: Epoch,
-        *,
-        lock: Lock | None,
     ) -> None:
+        """Also a piece may be a whole segment, when the stream catches up: nothing will take its place."""
+        whole = end - start == self._segment_bytes
         key = range_key(
             self._dataset,
             timeline=timeline,
@@ -205,12 +209,12 @@ class WalUploader:
             epoch=epoch.name,
         )
         blob = seal(epoch.data_key, key, data)
-        version = self._put(key, blob, lock)
+        version = self._put(key, blob, self._lock_until() if whole else None)
         segment = segment_name(timeline, start, self._segment_bytes)
         with self._written_lock:
             self.stored_bytes += len(blob)
             self.objects += 1
-            if end - start < self._segment_bytes:
+            if not whole:
                 self._written.setdefault(segment, []).append(
                     WalRange(
                         key=key,
@@ -230,11 +234,14 @@ class WalUploader:
         pause_s = _BACKOFF_FIRST_S
         while True:
             try:
-                return self._store.put(key, blob, lock=lock).version
+                info = self._store.put(key, blob, lock=lock)
             except RetryableError:
                 if self._give_up.wait(pause_s):
                     raise
                 pause_s = min(pause_s * 2, _BACKOFF_MAX_S)
+            else:
+                self._wrote(info)
+                return info.version
 
     def _wake(self) -> None:
         with suppress(BlockingIOError):

@@ -20,6 +20,14 @@ OLD = b64decode(
 )
 """`printf 'rows of 2019\\n' | gpg --symmetric --cipher-algo AES256`, by GnuPG 2.2.40; passphrase `secret`."""
 
+FOR_A_KEY_PAIR = b64decode(
+    "hQEMAz8nAySKixw0AQf/XGpVxw+GG8N75Q4wiprjnzT+9bBUr0YXGwDxKkDTEO+dR1Ynv9j4Ac1gq+DhKXrVBPmDx+DrqJ2uGplFhvDhVOqIhNNk"
+    "nw+P8Ze6o0QqyGaaUPcaaUHnji+ohUMT7UZntr0ol5qpOGhqXwVxILMpmgeziwtyltCJawi8G9snFUBa0yX9qgN760gMOWtnPnE12KZh9cnh0nGx"
+    "NCAVjldT+txcnAPPxxSPLGRuYNMyXp5Wq1xM5869TPGB/1tb0o79ZF9ZEKfziGuR745YXyouG+PCb7BXe71W3G5K4aQOXPP2PjYCdEFhEnFNYQ3J"
+    "gHTzMxGjR5krc5AZJcfeA95XyNI+AVsuuSqwBZBmWoHS6XXEiZXR58/MAbVn5W1Agfdc51wYfy76Zxl+CLpWrLqO5VphwdFhGZy1PgvWR5YHuTY="
+)
+"""`echo hi | gpg --encrypt`, for an RSA key that was thrown away."""
+
 
 def secret() -> bytes:
     return b"secret\n"
@@ -75,6 +83,18 @@ def test_what_is_no_archive(archive: Callable[[bytes], Path], tmp_path: Path) ->
         list(read_gpg(archive(b"CREATE TABLE\n" * 100), secret))
     with pytest.raises(NotFoundError, match=r"nothing: there is no such file"):
         list(read_gpg(tmp_path / "nothing", secret))
+
+
+@needs_gpg
+def test_one_for_a_key_pair_is_not_called_damaged(archive: Callable[[bytes], Path]) -> None:
+    with pytest.raises(TerminalError, match=r"is encrypted for a key pair, expected one with a passphrase"):
+        list(read_gpg(archive(FOR_A_KEY_PAIR), secret))
+
+
+@needs_gpg
+def test_a_stream_has_a_name_in_errors() -> None:
+    with pytest.raises(DeniedError, match=r"^s3://old/dump\.gpg: the passphrase is wrong"):
+        list(read_gpg(io.BytesIO(OLD), lambda: b"guess", name="s3://old/dump.gpg"))
 
 
 @needs_gpg

@@ -11,6 +11,7 @@ from controlplane.adapters.backup.keyfiles import (
     parse_site_key,
     read_break_glass_private,
     read_break_glass_public,
+    read_passphrase,
     site_key_file,
 )
 from controlplane.kernel.errors import ConflictError, DeniedError, NotFoundError, TerminalError
@@ -135,3 +136,32 @@ def test_a_private_key_that_others_may_read_is_refused(pair: tuple[Path, Path]) 
 
     with pytest.raises(TerminalError, match=r"found mode 644, expected 600"):
         read_break_glass_private(pair[0], lambda: b"correct horse")
+
+
+@pytest.mark.parametrize("text", [b"correct horse\n", b"correct horse\r\n", b"correct horse"])
+def test_a_passphrase_from_a_file_without_the_end_of_its_line(tmp_path: Path, text: bytes) -> None:
+    path = tmp_path / "passphrase"
+    path.write_bytes(text)
+    path.chmod(0o400)
+    assert read_passphrase(path) == b"correct horse"
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o602])
+def test_a_passphrase_that_others_may_read_or_write_is_refused_and_not_repeated(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "passphrase"
+    path.write_bytes(b"correct horse\n")
+    path.chmod(mode)
+    with pytest.raises(TerminalError, match=rf"found mode {mode:o}, expected 600: run `chmod 600 {path}`") as caught:
+        read_passphrase(path)
+    assert "horse" not in str(caught.value)
+
+
+def test_a_passphrase_file_that_holds_none_or_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match=r"nothing: there is no such passphrase file"):
+        read_passphrase(tmp_path / "nothing")
+    with pytest.raises(TerminalError, match=r"cannot be read as a passphrase file"):
+        read_passphrase(tmp_path)
+    (tmp_path / "empty").write_bytes(b"\n")
+    (tmp_path / "empty").chmod(0o600)
+    with pytest.raises(TerminalError, match=r"is empty, expected a passphrase on its one line"):
+        read_passphrase(tmp_path / "empty")

@@ -74,7 +74,7 @@ def test_a_reader_that_stops_ends_the_program() -> None:
     pieces = Piped(SLEEP, SilentWatch(), 30.0).pieces()
     assert next(pieces) == b"up\n"
     assert children_that_name(SLEEPER) != []
-    pieces.close()  # type: ignore[attr-defined]  # a generator in truth
+    pieces.close()
     assert children_that_name(SLEEPER) == []
 
 

@@ -4,6 +4,7 @@ import select
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import pytest
 
@@ -13,7 +14,9 @@ from controlplane.adapters.backup.postgresql.wal_layout import WalRange, parse_r
 from controlplane.adapters.backup.postgresql.wal_pieces import FullSegment, Piece
 from controlplane.adapters.backup.postgresql.wal_upload import WalUploader
 from controlplane.adapters.backup.sealing import unseal
+from controlplane.domain.dataset import LockMode
 from controlplane.kernel.errors import RetryableError, TerminalError
+from controlplane.recovery.ports import Lock
 from controlplane.testing.effects import START, FakeClock
 from controlplane.testing.s3 import FakeS3
 
@@ -28,9 +31,9 @@ DEADLINE_S = 10.0
 
 
 @contextmanager
-def uploading(bucket: FakeS3) -> Iterator[WalUploader]:
+def uploading(bucket: FakeS3, lock: Lock | None = None) -> Iterator[WalUploader]:
     epoch = new_epoch(bucket, RING, "shop", system_id="7", segment_bytes=SEGMENT, now=START)
-    with WalUploader(bucket, "shop", segment_bytes=SEGMENT, lock_until=lambda: None) as uploader:
+    with WalUploader(bucket, "shop", segment_bytes=SEGMENT, lock_until=lambda: lock) as uploader:
         uploader.use(epoch)
         try:
             yield uploader
@@ -112,3 +115,14 @@ def test_what_an_earlier_stream_left_goes_with_its_segment() -> None:
         uploader.compact(FULL)
     (whole,) = ranges(bucket)
     assert whole.end == SEGMENT
+
+
+def test_whole_segments_are_locked_and_pieces_are_not() -> None:
+    """Also one that came in one go, which nothing replaces later."""
+    bucket, until = FakeS3(FakeClock()), START + timedelta(days=30)
+    with uploading(bucket, lock=Lock(mode=LockMode.COMPLIANCE, until=until)) as uploader:
+        uploader.send(PIECES[0])
+        uploader.send(Piece(timeline=1, start=SEGMENT, end=2 * SEGMENT, covered_us=1, data=BODY))
+        completed(uploader, 2)
+    locked = {found.start: bucket.head(found.key).lock for found in ranges(bucket)}
+    assert locked == {0: None, SEGMENT: Lock(mode=LockMode.COMPLIANCE, until=until)}

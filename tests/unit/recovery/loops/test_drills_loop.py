@@ -10,11 +10,11 @@ from controlplane.domain.reason import Reason
 from controlplane.domain.recovery import Drill, DrillPhase, RiskyAction
 from controlplane.kernel.errors import RetryableError
 from controlplane.kernel.ids import BucketName, DatasetName, PointId
+from controlplane.recovery.deletions import GOING
 from controlplane.recovery.drills import ATTEMPTS_MAX
-from controlplane.recovery.pruner import GOING
 from controlplane.recovery.workshop import LOST_AFTER, Broken
 from controlplane.testing.recovery_points import BUCKET, DATASET, make_point
-from tests.unit.recovery.loops.bench import DAILY_DRILL, FAR, HOUR, ORDERS, SECOND, Bench, site_of
+from tests.unit.recovery.loops.bench import DAILY_DRILL, FAR, HOUR, MINUTE, ORDERS, SECOND, Bench, site_of
 
 
 def by_hand(bench: Bench, **fields: object) -> Drill:
@@ -85,6 +85,17 @@ async def test_data_older_than_the_rpo_when_it_was_asked_for_fail_it() -> None:
     drill = await bench.drilled()
     assert drill.phase is DrillPhase.FAILED
     assert "before the one that was asked for, the RPO is 10m00s" in drill.failure
+
+
+async def test_a_moment_of_before_the_newest_copy_is_restored_from_an_older_one() -> None:
+    bench = await with_copy(drills=False)
+    older = bench.site.rows(DATASET, BUCKET)[0]
+    moment = bench.clock.now()
+    bench.clock.jump(MINUTE)
+    await bench.copied()
+    await bench.put_drill(by_hand(bench, to_time=moment))
+    drill = await bench.drilled()
+    assert (drill.point, drill.phase, drill.failure) == (older.point, DrillPhase.PASSED, "")
 
 
 async def test_a_drill_that_takes_long_is_not_counted_as_loss() -> None:

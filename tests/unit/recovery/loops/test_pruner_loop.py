@@ -250,6 +250,14 @@ async def test_log_that_no_copy_needs_is_trimmed_from_the_oldest_of_the_finest_r
     assert len(bench.site.trimmed) == 1, "a drill may be reading it"
 
 
+async def test_log_in_a_further_bucket_is_trimmed_by_the_copies_there() -> None:
+    bench = Bench(site_of(replace(STREAMED, buckets=(BUCKET, FAR))))
+    await filled(bench, 1.5 * HOUR, MINUTE)
+    await filled(bench, 1.2 * HOUR, MINUTE, bucket=FAR)
+    await bench.tick(bench.pruner)
+    assert sorted(bench.site.trimmed) == [bench.clock.now() - 1.5 * HOUR, bench.clock.now() - 1.2 * HOUR]
+
+
 async def test_without_a_log_there_is_nothing_to_trim() -> None:
     bench = Bench()
     await filled(bench, 5 * HOUR, MINUTE)

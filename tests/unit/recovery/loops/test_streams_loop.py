@@ -7,8 +7,9 @@ import pytest
 
 from controlplane.domain.dataset import DatasetKind, DatasetSpec
 from controlplane.domain.reason import Reason
+from controlplane.recovery.standing import judge_inventory
 from controlplane.testing.recovery_points import BUCKET, DATASET
-from tests.unit.recovery.loops.bench import ORDERS, SECOND, STREAMED, Bench, site_of
+from tests.unit.recovery.loops.bench import FAR, ORDERS, SECOND, STREAMED, Bench, site_of
 
 TOLD = (Reason.LOG_STREAMING, Reason.LOG_STALLED)
 
@@ -80,3 +81,38 @@ async def test_a_dataset_without_a_log_of_ours_has_no_stream(dataset: DatasetSpe
     await bench.copied()
     assert (await bench.inventory(BUCKET)).coverage is None
     assert bench.site.logs.get(DATASET) is None
+
+
+async def test_a_further_bucket_has_turns_of_its_own() -> None:
+    bench = Bench(site_of(replace(STREAMED, buckets=(BUCKET, FAR))))
+    further = (Reason.LOG_REPLICATED, Reason.LOG_NOT_REPLICATED)
+    await ticks(bench)
+    bench.source.follows = False
+    await ticks(bench)
+    bench.restart()
+    await ticks(bench)
+    bench.source.follows = True
+    await ticks(bench)
+    events = await bench.events(*further)
+    assert [event.reason for event in events] == [
+        Reason.LOG_REPLICATED, Reason.LOG_NOT_REPLICATED, Reason.LOG_REPLICATED,
+    ]  # fmt: skip
+    assert [event.sentence for event in events[:2]] == ["orders: far follows", "orders: far is away"]
+    assert await told(bench) == [Reason.LOG_STREAMING], "the first bucket's stream has not turned"
+
+
+async def test_each_bucket_has_the_age_of_its_own_log() -> None:
+    bench = Bench(site_of(replace(STREAMED, buckets=(BUCKET, FAR))))
+    await bench.copied()
+    await ticks(bench, 10)
+    bench.source.follows = False
+    behind = bench.clock.now()
+    await ticks(bench, 10)
+    await bench.look()
+    near, far = (await bench.inventory(BUCKET)).coverage, (await bench.inventory(FAR)).coverage
+    assert near is not None
+    assert far is not None
+    assert near.covered_at > behind >= far.covered_at
+    verdict = judge_inventory(STREAMED, await bench.inventory(FAR), bench.clock.now())
+    assert verdict.bucket == FAR
+    assert verdict.covered_at == far.covered_at
