@@ -12,9 +12,9 @@ from controlplane.adapters.backup.postgresql.programs import Programs
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
-DEFAULTS: Final = "pg_dump | gpg, its defaults"
+DEFAULTS: Final = "pg_dump | gpg"
 """They compress."""
-PLAIN: Final = "pg_dump | gpg --compress-algo none"
+PLAIN: Final = "the same, uncompressed"
 _OPTIONS: Final = {DEFAULTS: (), PLAIN: ("--compress-algo", "none")}
 _KEY: Final = "classic/dump.sql.gpg"
 _PASSPHRASE: Final = "of data that the benchmark made"

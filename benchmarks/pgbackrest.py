@@ -44,11 +44,11 @@ class Way:
 
 WAYS: Final = (
     Way(
-        settled="set up as ours",
+        settled="as ours",
         folder="tuned",
         settings=("compress-type=zst", "compress-level=1", "process-max=2", "repo1-bundle=y"),
     ),
-    Way(settled="its defaults", folder="defaults", settings=()),
+    Way(settled="defaults", folder="defaults", settings=()),
 )
 """Both with its own cipher. The first is compressed as ours; a bundle holds many small files in one object."""
 

@@ -72,7 +72,7 @@ def measure(sizes_mib: Sequence[int], rounds: int, *, with_pgbackrest: bool) -> 
 
 
 OURS: Final = "ours"
-_VERIFIED: Final = "ours, everything verified"
+_VERIFIED: Final = "ours, verified"
 
 
 @dataclass(slots=True)
@@ -176,7 +176,7 @@ def _report(title: str, times: _Times, forecasts: _Forecasts) -> Report:
         grids=[
             Grid(
                 title=title,
-                heads=["way", "backup s", "times", "store CPU s", "restore s", "times"],
+                heads=["way", "backup s", "times", "store s", "restore s", "times"],
                 rows=rows,
             ),
             Grid(
@@ -192,7 +192,7 @@ def _report(title: str, times: _Times, forecasts: _Forecasts) -> Report:
 
 def _spread(seconds: Sequence[float]) -> str:
     """The median, and from where to where."""
-    return f"{statistics.median(seconds):.1f} ({min(seconds):.1f} to {max(seconds):.1f})"
+    return f"{statistics.median(seconds):.1f} ({min(seconds):.1f}-{max(seconds):.1f})"
 
 
 def _as_rows(copy: CopyMade, made: DrillMade) -> tuple[Drill, Chain]:
