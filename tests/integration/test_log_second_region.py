@@ -104,8 +104,9 @@ class Site:
         return found
 
     def reaches(self, bucket: BucketName, moment: datetime) -> bool:
-        found = self.coverage(bucket)
-        return found.covered_at >= moment and not found.gaps
+        """False too where nothing of the log has come yet."""
+        found = self.seen(bucket).coverage
+        return found is not None and found.covered_at >= moment and not found.gaps
 
     def copy(self) -> None:
         """Into both buckets."""
