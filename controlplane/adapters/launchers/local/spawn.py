@@ -5,6 +5,7 @@ import shutil
 import signal
 import socket
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,9 @@ _INHERITED: Final = frozenset(
 """What programs need to find their files and the network. Our own secrets and settings stay with us."""
 _INHERITED_PREFIXES: Final = ("LC_", "HF_", "HUGGING_FACE_", "VLLM_", "NCCL_", "CUDA_", "NVIDIA_", "TORCH_")
 """What model servers read: caches, tokens of model hubs, GPU libraries."""
+_MARKED_WITHIN_S: Final = 0.25
+"""Microseconds are usual. One that ended at once never shows an environment, and is not waited for much longer."""
+_MARKS_POLL_S: Final = 0.001
 _NUMA_CPUS: Final = "/sys/devices/system/node/node{domain}/cpulist"
 _IN_SITE_FILE: Final = "`command` of its item under `engines:`, e.g. `command: [/opt/vllm/bin/vllm, serve]`"
 _INSTALL_HINTS: Final[Mapping[EngineKind, str]] = {
@@ -91,13 +95,13 @@ def port_is_free(host: str, port: int) -> bool:
 def spawn(program: Path, command: list[str], environment: Mapping[str, str], log: Path) -> int:
     """Start it in a session of its own, output appended to the log; its process id. OSError when it cannot run.
 
-    posix_spawn sets the session and the signals before the program begins, and returns after exec: from then on the
-    process carries its marks, so there is no moment at which it runs and cannot be found.
+    posix_spawn sets the session and the signals before the program begins, and returns amid exec: once its environment
+    shows, the process carries its marks, and whoever looks after this call finds it.
     """
     log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
     null_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return os.posix_spawn(
+        pid = os.posix_spawn(
             program,
             command,
             environment,
@@ -113,6 +117,20 @@ def spawn(program: Path, command: list[str], environment: Mapping[str, str], log
     finally:
         os.close(log_fd)
         os.close(null_fd)
+    _await_marks(pid)
+    return pid
+
+
+def _await_marks(pid: int) -> None:
+    """Linux lets the parent go on when the old memory is gone, and fills in the new environment a moment later."""
+    give_up_at = time.monotonic() + _MARKED_WITHIN_S
+    while time.monotonic() < give_up_at:
+        try:
+            if Path(f"/proc/{pid}/environ").read_bytes():
+                return
+        except OSError:
+            return  # It ended, or this system shows no environments there.
+        time.sleep(_MARKS_POLL_S)
 
 
 def stay_near(pid: int, numa_domain: int | None) -> None:
