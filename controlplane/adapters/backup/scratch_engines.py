@@ -6,9 +6,8 @@ from typing import Final, assert_never
 
 from controlplane.adapters.backup.mongodb_scratch import SERVERS as MONGODB_PROGRAMS
 from controlplane.adapters.backup.postgresql.dump_cluster import CLIENTS as POSTGRESQL_CLIENTS
-from controlplane.adapters.backup.postgresql.source import PostgreSQLAdapter
+from controlplane.adapters.backup.postgresql.remains import end_remains, remains
 from controlplane.adapters.backup.redis_scratch import SERVERS as REDIS_PROGRAMS
-from controlplane.adapters.backup.scratch import end_running, leftovers
 from controlplane.domain.dataset import DatasetKind
 
 
@@ -34,16 +33,9 @@ _PROGRAMS: Final = frozenset[str]().union(*(_programs(kind) for kind in DatasetK
 
 def end_scratch(into: Path) -> None:
     """End what runs in the folder, of whichever kind, then remove it and what belongs to it elsewhere."""
-    # Files last: a process whose folder is gone can no longer be found by it.
-    end_running(into, _PROGRAMS)
-    _postgresql().end_leftovers(into)
+    end_remains(into, _PROGRAMS)
 
 
 def scratch_left(into: Path) -> Sequence[str]:
     """What is still there, as `DatasetAdapter.leftovers` tells it; empty: nothing."""
-    return tuple(dict.fromkeys((*leftovers(into, _PROGRAMS), *_postgresql().leftovers(into))))
-
-
-def _postgresql() -> PostgreSQLAdapter:
-    """For its folder and processes alone."""
-    return PostgreSQLAdapter(url="", dataset="")
+    return remains(into, _PROGRAMS)

@@ -20,14 +20,12 @@ from controlplane.adapters.backup.postgresql.dump_source import dump_cluster, la
 from controlplane.adapters.backup.postgresql.login import login_of
 from controlplane.adapters.backup.postgresql.places import places_of
 from controlplane.adapters.backup.postgresql.programs import Programs, servable
+from controlplane.adapters.backup.postgresql.remains import end_remains, remains
 from controlplane.adapters.backup.postgresql.restore import refuse_live
 from controlplane.adapters.backup.postgresql.server import stop_server
-from controlplane.adapters.backup.postgresql.source import PostgreSQLAdapter
 from controlplane.adapters.backup.postgresql.verify import assertion, words
 from controlplane.adapters.backup.scratch import (
-    end_running,
     filling,
-    leftovers,
     sync_filesystem,
     sync_folder,
     write_stream,
@@ -108,11 +106,10 @@ class PostgreSQLDump:
             sync_filesystem(places.home)  # it was loaded without: a person may go on with it
 
     def leftovers(self, into: Path) -> Sequence[str]:
-        return tuple(dict.fromkeys((*leftovers(into, CLIENTS), *_postgresql().leftovers(into))))
+        return remains(into, CLIENTS)
 
     def end_leftovers(self, into: Path) -> None:
-        end_running(into, CLIENTS)
-        _postgresql().end_leftovers(into)
+        end_remains(into, CLIENTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,8 +210,3 @@ def _notes(manifest: Manifest, contents: DumpContents) -> tuple[str, ...]:
         "roles have no passwords: set them (ALTER ROLE ... PASSWORD)",
     ]
     return (*notes, f"not in it: {left_out}") if left_out else tuple(notes)
-
-
-def _postgresql() -> PostgreSQLAdapter:
-    """For its folders and processes alone."""
-    return PostgreSQLAdapter(url="", dataset="")

@@ -1,6 +1,5 @@
 """The adapter of PostgreSQL: all that recovery asks of a dataset, over the server's own protocol and programs."""
 
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,17 +14,17 @@ from controlplane.adapters.backup.postgresql.asking import asking, whole_size
 from controlplane.adapters.backup.postgresql.places import CopyPlaces, places_of
 from controlplane.adapters.backup.postgresql.programs import MAJOR_MIN, Programs, programs_for
 from controlplane.adapters.backup.postgresql.recovering import bring_up
+from controlplane.adapters.backup.postgresql.remains import end_remains, remains
 from controlplane.adapters.backup.postgresql.restore import (
     RestoreNote,
     major_of_point,
     read_note,
     restore_into,
 )
-from controlplane.adapters.backup.postgresql.server import PROGRAM, end_servers, servers_in, stop_server
+from controlplane.adapters.backup.postgresql.server import stop_server
 from controlplane.adapters.backup.postgresql.snapshot import SnapshotOptions, take_snapshot
 from controlplane.adapters.backup.postgresql.verify import VerifyOptions, verify_files, verify_running
 from controlplane.adapters.backup.postgresql.wal_stream import slot_name
-from controlplane.adapters.backup.scratch import leftovers
 from controlplane.domain.dataset import DatasetKind, WalMode
 from controlplane.domain.recovery import CheckOutcome
 from controlplane.kernel.errors import TerminalError
@@ -135,21 +134,10 @@ class PostgreSQLAdapter:
             stop_server(places.data, grace_s=_STOP_S)
 
     def leftovers(self, into: Path) -> Sequence[str]:
-        places = places_of(into)
-        found = list(leftovers(into, frozenset()))
-        if places.is_elsewhere:
-            found += leftovers(places.home, frozenset())
-        found += [f"process {process.pid} ({PROGRAM})" for process in servers_in(places.home)]
-        if places.sockets.exists() and not places.sockets.is_relative_to(places.home):
-            found.append(f"folder {places.sockets}")
-        return tuple(found)
+        return remains(into)
 
     def end_leftovers(self, into: Path) -> None:
-        places = places_of(into)
-        end_servers(places.home)
-        for folder in (places.sockets, places.home, into):
-            if folder.exists():
-                shutil.rmtree(folder)
+        end_remains(into)
 
 
 class RestoredCopy:
