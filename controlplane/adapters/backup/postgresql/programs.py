@@ -34,6 +34,7 @@ _SYSTEM_FOLDERS: Final = ("usr/lib/postgresql/{major}/bin", "usr/pgsql-{major}/b
 _VERSION: Final = re.compile(r"\(PostgreSQL\) (\d[\w.]*)")
 _VERSION_DEADLINE_S: Final = 20.0
 """A program that prints its version; generous for a cold disk."""
+_ENTERABLE: Final = 0o755
 _COPIES: Final = "/var/tmp"  # noqa: S108 - what is put there is checked to be ours; it outlives a boot
 _POLL_S: Final = 0.05
 _SHOWN_CHARS: Final = 600
@@ -258,11 +259,19 @@ def _enterable(folder: Path, major: int) -> Path:
     if not home.exists():
         draft = Path(tempfile.mkdtemp(prefix=home.name, dir=_COPIES))
         shutil.copytree(folder.parent, draft / "it", symlinks=True)
-        draft.chmod(0o755)
+        _open(draft)
         try:
             draft.rename(home)
         except OSError:  # another process was first
             shutil.rmtree(draft, ignore_errors=True)
     if home.lstat().st_uid != 0 or home.is_symlink():
         raise TerminalError(f"{home} exists and is not root's: remove it, PostgreSQL's programs are to be copied there")
+    if first_closed(home / "it" / folder.name, who) is not None:
+        _open(home)  # a copy of ours from before, as closed as its source
     return home / "it" / folder.name
+
+
+def _open(folder: Path) -> None:
+    """Everybody may enter: the wheel unpacks into a folder that only its owner may, and a copy keeps modes."""
+    for path, _, _ in folder.walk():
+        path.chmod(_ENTERABLE)

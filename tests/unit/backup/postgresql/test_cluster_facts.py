@@ -1,12 +1,23 @@
 """What counts mean, whose programs are taken, and where files lie."""
 
+import shutil
+import uuid
 from pathlib import Path
 
 import pytest
 
 from controlplane.adapters.backup.postgresql.counting import WriteMark, verdict
 from controlplane.adapters.backup.postgresql.places import places_of
-from controlplane.adapters.backup.postgresql.programs import Account, first_closed, must_run, programs_for, run_program
+from controlplane.adapters.backup.postgresql.programs import (
+    Account,
+    Programs,
+    account,
+    first_closed,
+    must_run,
+    programs_for,
+    run_program,
+    servable,
+)
 from controlplane.adapters.backup.postgresql.server import postmaster_of, socket_folder, tail
 from controlplane.domain.recovery import Verdict
 from controlplane.kernel.errors import TerminalError
@@ -56,6 +67,25 @@ def test_the_first_closed_folder_on_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "closed").chmod(0o700)
     outer = first_closed(tmp_path, stranger)
     assert first_closed(inner, stranger) == (outer or tmp_path / "closed")
+
+
+def test_programs_that_only_root_may_enter_are_copied_to_where_servers_may_start_them(tmp_path: Path) -> None:
+    """As the wheel unpacks them; and a copy that was as closed as its source is opened."""
+    who = account()
+    if who is None:
+        pytest.skip("servers run as ourselves: run as root")
+    folder = tmp_path / f"closed-{uuid.uuid4().hex}" / "bin"
+    folder.mkdir(parents=True)
+    folder.parent.chmod(0o700)
+    programs = Programs(folder=folder, major=18)
+    copied = servable(programs).folder
+    try:
+        assert first_closed(copied, who) is None
+        copied.parent.chmod(0o700)
+        assert servable(programs).folder == copied
+        assert first_closed(copied, who) is None
+    finally:
+        shutil.rmtree(copied.parent.parent)
 
 
 def test_programs_of_no_such_version_are_refused_with_the_way_to_get_them() -> None:
